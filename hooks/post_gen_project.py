@@ -1,0 +1,86 @@
+"""Removes what was answered no, writes .env with fresh secrets, and says what comes next.
+
+The working directory is the new project. Standard library only; starts no program.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+ANSWERS = json.loads(r'''{{ cookiecutter | tojson }}''')
+
+# Answer -> the paths that go when it is no. A path that needs two answers is under both.
+OWNED = {
+    "use_celery": [
+        "app/api/routes/tasks.py",
+        "app/core/celery.py",
+        "app/core/config/celery.py",
+        "app/services/jobs.py",
+        "app/tasks",
+        "tests/test_celery.py",
+        "tests/test_jobs.py",
+        "tests/test_tasks.py",
+    ],
+    "use_redis": [
+        "app/core/config/redis.py",
+        "app/core/redis.py",
+        "tests/test_redis.py",
+    ],
+    "use_backup": [
+        "app/backup",
+        "app/core/config/backup.py",
+        "app/tasks/backup_database_task.py",
+        "tests/backup",
+    ],
+    "use_docker": [
+        ".dockerignore",
+        "Dockerfile",
+        "docker-compose.yml",
+    ],
+}
+
+
+def prune():
+    """Delete every path whose answer is no."""
+    for answer, paths in OWNED.items():
+        if not ANSWERS[answer]:
+            for path in map(Path, paths):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def write_env():
+    """Write .env from .env.example, with a random secret for every variable left empty there.
+
+    An .env that is there already (Cookiecutter's -f) is kept: the database knows its password.
+    """
+    try:
+        descriptor = os.open(".env", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    lines = Path(".env.example").read_text(encoding="utf-8").splitlines()
+    with open(descriptor, "w", encoding="utf-8") as env:
+        # The first lines tell what the example is; the secrets are here already.
+        for line in lines:
+            secret = secrets.token_urlsafe(32) if re.fullmatch(r"[A-Z_]+=", line) else ""
+            env.write(f"{line}{secret}\n")
+
+
+prune()
+write_env()
+print(
+    f"""
+{ANSWERS["project_name"]} is in {ANSWERS["project_slug"]}/. Next:
+
+    cd {ANSWERS["project_slug"]}
+    uv sync
+    uv run alembic upgrade head
+    uv run python dev.py
+
+README.md there has the rest."""
+)

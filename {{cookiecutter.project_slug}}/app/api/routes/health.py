@@ -1,0 +1,39 @@
+"""Is the process alive, and is what it depends on there?"""
+
+import asyncio
+
+from fastapi import APIRouter, Response, status
+from pydantic import BaseModel
+
+from app.core.health import probes
+
+router = APIRouter(prefix="/health", tags=["health"])
+_probes = probes()
+
+
+class Health(BaseModel):
+    """The state of the process and, when asked for, of each dependency by name."""
+
+    status: str
+    dependencies: dict[str, str] = {}
+
+
+@router.get("/live")
+async def live() -> Health:
+    """Answer while the process runs, whatever else is down."""
+    return Health(status="ok")
+
+
+@router.get("/ready", responses={503: {"model": Health}})
+async def ready(response: Response) -> Health:
+    """Answer 200 when every dependency is up, otherwise 503, within two seconds."""
+    up = await asyncio.gather(*(probe.is_up() for probe in _probes))
+    if not all(up):
+        response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    return Health(
+        status="ok" if all(up) else "unavailable",
+        dependencies={
+            probe.name: "ok" if is_up else "down"
+            for probe, is_up in zip(_probes, up, strict=True)
+        },
+    )

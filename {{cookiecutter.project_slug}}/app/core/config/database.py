@@ -1,0 +1,35 @@
+"""Where the database is."""
+
+from pydantic import Field, field_validator
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from app.core.config.base import SettingsGroup
+
+{% if cookiecutter.database == "postgresql" %}
+DRIVER = "postgresql+psycopg"
+SAME_DRIVER = ("postgres", "postgresql", DRIVER)
+{% elif cookiecutter.database == "mysql" %}
+DRIVER = "mysql+pymysql"
+SAME_DRIVER = ("mysql", "mariadb", "mariadb+pymysql", DRIVER)
+{% else %}
+DRIVER = "sqlite"
+SAME_DRIVER = (DRIVER, "sqlite+pysqlite")
+{% endif %}
+
+
+class DatabaseSettings(SettingsGroup):
+    """The database's address, as an SQLAlchemy URL with the project's driver."""
+
+    DATABASE_URL: str = Field({% if cookiecutter.database == "sqlite" %}default="sqlite:///./app.db", {% endif %}repr=False)
+
+    @field_validator("DATABASE_URL")
+    @classmethod
+    def _use_the_driver(cls, value: str) -> str:
+        try:
+            url = make_url(value)
+        except ArgumentError:
+            raise ValueError(f"must be an URL such as {DRIVER}://…") from None
+        if url.drivername not in SAME_DRIVER:
+            raise ValueError(f"must start with {DRIVER}://, this project has no other driver")
+        return url.set(drivername=DRIVER).render_as_string(hide_password=False)
