@@ -18,6 +18,7 @@ OWNED = {
         "app/api/routes/tasks.py",
         "app/core/celery.py",
         "app/core/config/celery.py",
+        "app/core/heartbeat.py",
         "app/services/jobs.py",
         "app/tasks",
         "tests/test_celery.py",
@@ -38,6 +39,7 @@ OWNED = {
     "use_docker": [
         ".dockerignore",
         "Dockerfile",
+        "docker-compose.dev.yml",
         "docker-compose.yml",
     ],
 }

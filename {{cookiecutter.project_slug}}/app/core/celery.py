@@ -68,6 +68,8 @@ celery_app.conf.update(
     task_time_limit=TASK_TIME_LIMIT,
     result_expires=24 * 60 * 60,
     worker_hijack_root_logger=False,
+    # Imported by the worker when it starts, for its signal handlers.
+    imports=["app.core.heartbeat"],
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_pool_acquire_timeout=2,
@@ -93,7 +95,7 @@ celery_app.conf.update(
     worker_soft_shutdown_timeout=10,
     # The schedule is in Redis, under a lock: a second beat waits instead of doubling every run.
     # https://redbeat.readthedocs.io/en/latest/config.html
-    beat_scheduler="redbeat.RedBeatScheduler",
+    beat_scheduler="app.core.heartbeat.Scheduler",
     redbeat_redis_url=settings.celery.CELERY_BROKER_URL,
     redbeat_lock_timeout=30,
     beat_max_loop_interval=5,

@@ -4,6 +4,7 @@ Not every option of Celery is here: what should be the same in every deployment 
 ``app/core/celery.py``.
 """
 
+from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -24,6 +25,8 @@ class CelerySettings(SettingsGroup):
     CELERY_TIMEZONE: str = "UTC"
     CELERY_ENABLE_UTC: bool = True
     CELERY_WORKER_CONCURRENCY: int = Field(default=4, ge=1)
+    # Touched while the worker or beat does its work: see app/core/heartbeat.py.
+    CELERY_HEARTBEAT_FILE: Path | None = None
 
     @field_validator("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")
     @classmethod
