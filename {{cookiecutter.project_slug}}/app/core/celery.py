@@ -12,6 +12,9 @@ from typing import Any, ParamSpec, TypeVar
 from asgi_correlation_id import correlation_id
 from celery import Celery, Task, signals
 from celery.schedules import crontab
+{% if cookiecutter.use_backup %}
+from kombu import Queue
+{% endif %}
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from app.core.config.settings import settings
@@ -58,6 +61,12 @@ celery_app.conf.update(
     timezone=settings.celery.CELERY_TIMEZONE,
     enable_utc=settings.celery.CELERY_ENABLE_UTC,
     worker_concurrency=settings.celery.CELERY_WORKER_CONCURRENCY,
+{% if cookiecutter.use_backup %}
+    # A worker serves all of them, or those that -Q names: one with -Q celery is never kept
+    # waiting by a backup. Without a routing key of its own a queue would get every task.
+    task_queues=[Queue(name, routing_key=name) for name in ("celery", "backup")],
+    task_routes={"app.tasks.backup_database_task.*": {"queue": "backup"}},
+{% endif %}
     # A task is acknowledged when it is done, so one whose worker is killed runs again.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
