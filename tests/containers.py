@@ -1,4 +1,4 @@
-"""A generated project's Compose stack, run by the tests under a name of its own."""
+"""A baked project's Compose stack, run by the tests under a name of its own."""
 
 import json
 import os
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from tests.conftest import unavailable
 
 # Tasks for the tests. A module in app/tasks/ is all it takes: the stack finds it by itself.
 PROBE = '''\
@@ -50,24 +52,15 @@ def work(self, seconds):
 '''
 
 
-def compose_problem() -> str | None:
-    """Return why Compose files cannot be read here, or None."""
-    return _problem("docker", "compose", "version")
-
-
-def engine_problem() -> str | None:
-    """Return why no container can run here, or None."""
-    return _problem("docker", "info")
-
-
-def _problem(*command: str) -> str | None:
+def require(*command: str) -> None:
+    """End the test as unavailable unless a docker command such as ``docker info`` works."""
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except FileNotFoundError:
-        return "there is no docker command on PATH: install Docker Engine and its Compose plugin"
+        unavailable("docker is not on PATH: install Docker Engine and its Compose plugin")
+        return
     if result.returncode:
-        return f"{' '.join(command)} fails: {result.stderr.strip().splitlines()[-1]}"
-    return None
+        unavailable(f"{' '.join(command)} fails: {result.stderr.strip().splitlines()[-1]}")
 
 
 def until(seconds: float, condition: Callable[[], Any], every: float = 0.25) -> Any:

@@ -9,20 +9,26 @@ from typing import Any
 import pytest
 import yaml
 
-from containers import dotenv
+from tests.conftest import Answers
+from tests.containers import dotenv, require
+
+pytestmark = pytest.mark.xdist_group("bakes")  # the process that has baked them all
+
+Bakes = list[tuple[Answers, Path]]
+Configs = list[tuple[Answers, Path, dict[str, Any]]]
 
 DATABASE_IMAGES = {"postgresql": "postgres:17", "mysql": "mysql:8.4"}
 
 
-def services_of(answers: dict[str, Any]) -> set[str]:
+def services_of(answers: Answers) -> set[str]:
     """Return the services that the contract names for these answers."""
     services = {"app", "db-migrate"}
     if answers["database"] != "sqlite":
         services.add("db")
-    if answers["use_redis"]:
-        services.add("redis")
     if answers["use_celery"]:
-        services |= {"celery-worker", "celery-beat", "flower"}
+        services |= {"redis", "celery-worker", "celery-beat", "flower"}
+    elif answers["use_redis"]:
+        services.add("redis")
     return services
 
 
@@ -45,20 +51,27 @@ def compose_config(
 
 
 @pytest.fixture(scope="module")
-def configs(docker_projects, compose) -> list[tuple[dict[str, Any], Path, dict[str, Any]]]:
-    """Each project's answers, folder and configuration as Compose understands it."""
+def docker_bakes(bakes: Bakes) -> Bakes:
+    """The combinations with Docker."""
+    return [(answers, project) for answers, project in bakes if answers["use_docker"]]
+
+
+@pytest.fixture(scope="module")
+def configs(docker_bakes: Bakes) -> Configs:
+    """Each of them with its configuration as Compose understands it."""
+    require("docker", "compose", "version")
     found = []
-    for answers, project in docker_projects:
+    for answers, project in docker_bakes:
         result = compose_config(project)
         assert result.returncode == 0, result.stderr
         found.append((answers, project, json.loads(result.stdout)))
     return found
 
 
-def test_files_follow_the_compose_specification(docker_projects):
+def test_files_follow_the_compose_specification(docker_bakes: Bakes) -> None:
     files = [
         project / name
-        for _, project in docker_projects
+        for _, project in docker_bakes
         for name in ("docker-compose.yml", "docker-compose.dev.yml")
     ]
     command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", *map(str, files)]
@@ -66,25 +79,25 @@ def test_files_follow_the_compose_specification(docker_projects):
     assert result.returncode == 0, result.stdout
 
 
-def test_dockerfiles_pass_hadolint(docker_projects):
-    files = [str(project / "Dockerfile") for _, project in docker_projects]
+def test_dockerfiles_pass_hadolint(docker_bakes: Bakes) -> None:
+    files = [str(project / "Dockerfile") for _, project in docker_bakes]
     result = subprocess.run(["hadolint", *files], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 
 
-def test_services_are_those_that_were_asked_for(configs):
+def test_services_are_those_that_were_asked_for(configs: Configs) -> None:
     for answers, _, config in configs:
         assert set(config["services"]) == services_of(answers), answers
 
 
-def test_the_development_file_adds_no_service(docker_projects, compose):
-    for answers, project in docker_projects:
+def test_the_development_file_adds_no_service(docker_bakes: Bakes, configs: Configs) -> None:
+    for answers, project in docker_bakes:
         result = compose_config(project, "docker-compose.yml", "docker-compose.dev.yml")
         assert result.returncode == 0, result.stderr
         assert set(json.loads(result.stdout)["services"]) == services_of(answers), answers
 
 
-def test_only_the_api_and_flower_publish_and_on_loopback(configs):
+def test_only_the_api_and_flower_publish_and_on_loopback(configs: Configs) -> None:
     for answers, _, config in configs:
         published = {
             (name, port["host_ip"], port["published"])
@@ -97,7 +110,7 @@ def test_only_the_api_and_flower_publish_and_on_loopback(configs):
         assert published == expected
 
 
-def test_every_service_is_confined_and_checked(configs):
+def test_every_service_is_confined_and_checked(configs: Configs) -> None:
     for _, _, config in configs:
         for name, service in config["services"].items():
             assert service["cap_drop"] == ["ALL"], name
@@ -111,7 +124,7 @@ def test_every_service_is_confined_and_checked(configs):
             assert service["restart"] == ("no" if name == "db-migrate" else "unless-stopped"), name
 
 
-def test_volumes_are_those_that_are_used(configs):
+def test_volumes_are_those_that_are_used(configs: Configs) -> None:
     for answers, _, config in configs:
         used = {
             volume["source"]
@@ -121,17 +134,18 @@ def test_volumes_are_those_that_are_used(configs):
         expected = {"database"} | {
             volume
             for volume, answer in (
-                ("redis", "use_redis"),
                 ("flower", "use_celery"),
                 ("backups", "use_backup"),
             )
             if answers[answer]
         }
+        if answers["use_redis"] or answers["use_celery"]:
+            expected.add("redis")
         assert used == set(config["volumes"]) == expected, answers
 
 
-def test_an_empty_secret_stops_the_stack(docker_projects, compose):
-    for answers, project in docker_projects:
+def test_an_empty_secret_stops_the_stack(docker_bakes: Bakes, configs: Configs) -> None:
+    for answers, project in docker_bakes:
         secrets = [name for name, value in dotenv(project / ".env.example").items() if not value]
         text = (project / "docker-compose.yml").read_text()
         assert secrets
@@ -143,8 +157,8 @@ def test_an_empty_secret_stops_the_stack(docker_projects, compose):
         assert re.search("|".join(secrets), result.stderr), result.stderr
 
 
-def test_no_secret_is_in_a_file_that_is_committed(docker_projects):
-    for _, project in docker_projects:
+def test_no_secret_is_in_a_file_that_is_committed(docker_bakes: Bakes) -> None:
+    for _, project in docker_bakes:
         values = dotenv(project / ".env")
         empty = [name for name, value in dotenv(project / ".env.example").items() if not value]
         assert "SECRET_KEY" in empty
@@ -157,8 +171,8 @@ def test_no_secret_is_in_a_file_that_is_committed(docker_projects):
             assert values[name] not in text, name
 
 
-def test_the_image_takes_in_only_what_is_named(docker_projects):
-    for _, project in docker_projects:
+def test_the_image_takes_in_only_what_is_named(docker_bakes: Bakes) -> None:
+    for _, project in docker_bakes:
         lines = (project / ".dockerignore").read_text().splitlines()
         patterns = [line for line in lines if not line.startswith("#")]
         assert patterns[0] == "*"
@@ -171,8 +185,8 @@ def test_the_image_takes_in_only_what_is_named(docker_projects):
         ]
 
 
-def test_the_dump_client_is_of_the_server_s_image(docker_projects):
-    for answers, project in docker_projects:
+def test_the_dump_client_is_of_the_server_s_image(docker_bakes: Bakes) -> None:
+    for answers, project in docker_bakes:
         dockerfile = (project / "Dockerfile").read_text()
         services = yaml.safe_load((project / "docker-compose.yml").read_text())["services"]
         client = re.findall(r"^FROM (\S+) AS client$", dockerfile, re.MULTILINE)
