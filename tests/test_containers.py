@@ -216,7 +216,8 @@ def test_data_outlives_the_containers(stack: ComposeStack) -> None:
     assert stack.http("GET", "/users/me", token=token).body == me
 
 
-def test_three_workers_share_the_work_and_one_may_be_killed(self, stack):
+@on_one
+def test_three_workers_share_the_work_and_one_may_be_killed(stack: ComposeStack) -> None:
     stack.up("--scale", "celery-worker=3", "--no-recreate")
     workers = stack.containers("celery-worker")
     assert len(workers) == 3
@@ -229,7 +230,8 @@ def test_three_workers_share_the_work_and_one_may_be_killed(self, stack):
     stack.up("--scale", "celery-worker=1", "--no-recreate")
 
 
-def test_redis_restarting_loses_nothing_that_was_accepted(self, stack):
+@on_one
+def test_redis_restarting_loses_nothing_that_was_accepted(stack: ComposeStack) -> None:
     token = stack.login("first@example.com")
     accepted: list[str] = []
     refused = 0
@@ -258,7 +260,8 @@ def test_redis_restarting_loses_nothing_that_was_accepted(self, stack):
     until(60, lambda: {s for s, _ in stack.results(accepted)} == {"SUCCESS"}, every=1)
 
 
-def test_two_beats_run_the_schedule_once(self, stack):
+@on_one
+def test_two_beats_run_the_schedule_once(stack: ComposeStack) -> None:
     stack.compose("up", "-d", "--scale", "celery-beat=2", "--no-recreate")
     stack.redis("DEL", "probe:ticks")
     until(40, lambda: int(stack.redis("LLEN", "probe:ticks")[0]) >= 8)
@@ -270,7 +273,8 @@ def test_two_beats_run_the_schedule_once(self, stack):
     stack.up()
 
 
-def test_a_stuck_worker_and_a_stuck_beat_are_noticed(self, stack):
+@on_one
+def test_a_stuck_worker_and_a_stuck_beat_are_noticed(stack: ComposeStack) -> None:
     services = ("celery-worker", "celery-beat")
     stack.compose("kill", "--signal=STOP", *services)
     for service in services:
@@ -281,7 +285,8 @@ def test_a_stuck_worker_and_a_stuck_beat_are_noticed(self, stack):
         until(60, lambda s=service: stack.health(s) == "healthy", every=1)
 
 
-def test_a_worker_without_redis_is_noticed(self, stack):
+@on_one
+def test_a_worker_without_redis_is_noticed(stack: ComposeStack) -> None:
     stack.compose("stop", "redis")
     until(75, lambda: stack.health("celery-worker") == "unhealthy", every=1)
     assert stack.health("app") == "healthy"

@@ -144,6 +144,15 @@ def test_volumes_are_those_that_are_used(configs: Configs) -> None:
         assert used == set(config["volumes"]) == expected, answers
 
 
+def test_every_setting_of_the_example_reaches_the_processes(configs: Configs) -> None:
+    for answers, project, config in configs:
+        example = dotenv(project / ".env.example")
+        # Parts of URLs, and what only other containers are told.
+        parts = {name for name in example if name.endswith("_PASSWORD")}
+        passed = set(config["services"]["app"]["environment"])
+        assert set(example) - parts <= passed, answers
+
+
 def test_an_empty_secret_stops_the_stack(docker_bakes: Bakes, configs: Configs) -> None:
     for answers, project in docker_bakes:
         secrets = [name for name, value in dotenv(project / ".env.example").items() if not value]
