@@ -18,12 +18,12 @@ OWNED = {
         "app/api/routes/tasks.py",
         "app/core/celery.py",
         "app/core/config/celery.py",
-        "app/core/heartbeat.py",
         "app/services/jobs.py",
         "app/tasks",
         "tests/test_celery.py",
         "tests/test_jobs.py",
         "tests/test_tasks.py",
+        "app/core/heartbeat.py",
     ],
     "use_redis": [
         "app/core/config/redis.py",

@@ -61,12 +61,6 @@ celery_app.conf.update(
     timezone=settings.celery.CELERY_TIMEZONE,
     enable_utc=settings.celery.CELERY_ENABLE_UTC,
     worker_concurrency=settings.celery.CELERY_WORKER_CONCURRENCY,
-{% if cookiecutter.use_backup %}
-    # A worker serves all of them, or those that -Q names: one with -Q celery is never kept
-    # waiting by a backup. Without a routing key of its own a queue would get every task.
-    task_queues=[Queue(name, routing_key=name) for name in ("celery", "backup")],
-    task_routes={"app.tasks.backup_database_task.*": {"queue": "backup"}},
-{% endif %}
     # A task is acknowledged when it is done, so one whose worker is killed runs again.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
@@ -77,8 +71,6 @@ celery_app.conf.update(
     task_time_limit=TASK_TIME_LIMIT,
     result_expires=24 * 60 * 60,
     worker_hijack_root_logger=False,
-    # Imported by the worker when it starts, for its signal handlers.
-    imports=["app.core.heartbeat"],
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_pool_acquire_timeout=2,
@@ -108,6 +100,14 @@ celery_app.conf.update(
     redbeat_redis_url=settings.celery.CELERY_BROKER_URL,
     redbeat_lock_timeout=30,
     beat_max_loop_interval=5,
+    # Imported by the worker when it starts, for its signal handlers.
+    imports=["app.core.heartbeat"],
+{% if cookiecutter.use_backup %}
+    # A worker serves all of them, or those that -Q names: one with -Q celery is never kept
+    # waiting by a backup. Without a routing key of its own a queue would get every task.
+    task_queues=[Queue(name, routing_key=name) for name in ("celery", "backup")],
+    task_routes={"app.tasks.backup_database_task.*": {"queue": "backup"}},
+{% endif %}
 )
 
 celery_app.conf.beat_schedule = {

@@ -19,14 +19,14 @@ class CelerySettings(SettingsGroup):
 
     CELERY_BROKER_URL: str = "redis://localhost:6379/1"
     CELERY_RESULT_BACKEND: str = "redis://localhost:6379/2"
+    # Touched while the worker or beat does its work: see app/core/heartbeat.py.
+    CELERY_HEARTBEAT_FILE: Path | None = None
     # Only JSON is accepted from the queue: unpickling a message would run what it says.
     CELERY_TASK_SERIALIZER: Literal["json"] = "json"
     CELERY_RESULT_SERIALIZER: Literal["json"] = "json"
     CELERY_TIMEZONE: str = "UTC"
     CELERY_ENABLE_UTC: bool = True
     CELERY_WORKER_CONCURRENCY: int = Field(default=4, ge=1)
-    # Touched while the worker or beat does its work: see app/core/heartbeat.py.
-    CELERY_HEARTBEAT_FILE: Path | None = None
 
     @field_validator("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")
     @classmethod
