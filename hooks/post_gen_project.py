@@ -20,6 +20,7 @@ OWNED = {
         "tests/test_celery.py",
         "tests/test_jobs.py",
         "tests/test_tasks.py",
+        "app/core/heartbeat.py",
     ],
     "use_redis": [
         "app/core/config/redis.py",
@@ -37,6 +38,7 @@ OWNED = {
     "use_docker": [
         ".dockerignore",
         "Dockerfile",
+        "docker-compose.dev.yml",
         "docker-compose.yml",
     ],
 }

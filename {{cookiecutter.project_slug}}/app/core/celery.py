@@ -12,6 +12,9 @@ from typing import Any, ParamSpec, TypeVar
 from asgi_correlation_id import correlation_id
 from celery import Celery, Task, signals
 from celery.schedules import crontab
+{% if cookiecutter.use_backup %}
+from kombu import Queue
+{% endif %}
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from app.core.config.settings import settings
@@ -93,10 +96,18 @@ celery_app.conf.update(
     worker_soft_shutdown_timeout=10,
     # The schedule is in Redis, under a lock: a second beat waits instead of doubling every run.
     # https://redbeat.readthedocs.io/en/latest/config.html
-    beat_scheduler="redbeat.RedBeatScheduler",
+    beat_scheduler="app.core.heartbeat.Scheduler",
     redbeat_redis_url=settings.celery.CELERY_BROKER_URL,
     redbeat_lock_timeout=30,
     beat_max_loop_interval=5,
+    # Imported by the worker when it starts, for its signal handlers.
+    imports=["app.core.heartbeat"],
+{% if cookiecutter.use_backup %}
+    # A worker serves all of them, or those that -Q names: one with -Q celery is never kept
+    # waiting by a backup. Without a routing key of its own a queue would get every task.
+    task_queues=[Queue(name, routing_key=name) for name in ("celery", "backup")],
+    task_routes={"app.tasks.backup_database_task.*": {"queue": "backup"}},
+{% endif %}
 )
 
 celery_app.conf.beat_schedule = {
