@@ -16,8 +16,10 @@ ANSWERS = json.loads(r'''{{ cookiecutter | tojson }}''')
 OWNED = {
     "use_celery": [
         "app/api/routes/tasks.py",
+        "app/core/broker.py",
         "app/core/celery.py",
         "app/core/config/celery.py",
+        "app/core/worker.py",
         "app/services/jobs.py",
         "app/tasks",
         "tests/test_celery.py",

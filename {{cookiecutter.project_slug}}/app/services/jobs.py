@@ -100,8 +100,10 @@ def revoke_job(task_id: str, user_id: int) -> Job:
     if job.status in states.READY_STATES:
         return job
     try:
+        backend: Any = celery_app.backend
+        backend.remember_revoked(task_id)
         celery_app.control.revoke(task_id, terminate=True)
-        celery_app.backend.mark_as_revoked(task_id, "revoked")
+        backend.mark_as_revoked(task_id, "revoked")
     except QUEUE_ERRORS as error:
         raise QueueUnavailableError(str(error)) from error
     return get_job(task_id, user_id)

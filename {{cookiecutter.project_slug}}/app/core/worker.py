@@ -1,0 +1,97 @@
+"""What a worker and beat do at their start and end, and what they refuse to start with."""
+
+import os
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import structlog
+from celery import Celery, Task, signals
+from redis.exceptions import RedisError
+
+from app.core.broker import Guard
+from app.core.config.settings import settings
+from app.core.database import dispose_engine
+
+log = structlog.get_logger(__name__)
+_guards: list[Guard] = []
+
+
+def problems(app: Celery) -> Iterator[str]:
+    """Yield a line for each limit, delay and schedule with which tasks would run twice or never."""
+    conf: Any = app.conf
+    longest = conf.broker_transport_options["visibility_timeout"]
+    too_short = f"CELERY_VISIBILITY_TIMEOUT, {longest}, must be above"
+    for name, task in sorted(app.tasks.items()):
+        if name.startswith("celery."):
+            continue
+        for what, seconds in _durations(task, conf).items():
+            if not seconds:
+                yield f"{name} has no {what}"
+            elif seconds >= longest:
+                yield f"{too_short} {name}'s {what}, {seconds}"
+        soft = task.soft_time_limit or conf.task_soft_time_limit
+        hard = task.time_limit or conf.task_time_limit
+        if soft >= hard:
+            yield f"{name}'s soft_time_limit, {soft}, must be below its time_limit, {hard}"
+    for name, entry in conf.beat_schedule.items():
+        if entry["task"] not in app.tasks:
+            yield f"beat_schedule: {name} names the task {entry['task']}, which is not there"
+        countdown = entry.get("options", {}).get("countdown", 0)
+        if countdown >= longest:
+            yield f"{too_short} {name}'s countdown, {countdown}"
+
+
+def _durations(task: Task[..., Any], conf: Any) -> dict[str, float | None]:
+    seconds: dict[str, float | None] = {
+        "soft_time_limit": task.soft_time_limit or conf.task_soft_time_limit,
+        "time_limit": task.time_limit or conf.task_time_limit,
+    }
+    if task.max_retries != 0:
+        seconds["default_retry_delay"] = task.default_retry_delay
+    if getattr(task, "retry_backoff", False):
+        seconds["retry_backoff_max"] = getattr(task, "retry_backoff_max", 600)
+    return seconds
+
+
+@signals.worker_init.connect
+@signals.beat_init.connect
+def _check(sender: Any, instance: Any = None, **_: object) -> None:
+    production = settings.app.ENVIRONMENT == "production"
+    if production and os.name == "posix" and os.geteuid() == 0 and not settings.celery.C_FORCE_ROOT:
+        raise SystemExit("ENVIRONMENT is production: not as root. C_FORCE_ROOT=true allows it")
+    app: Celery = (instance or sender).app
+    app.loader.import_default_modules()
+    lines = list(problems(app))
+    if lines:
+        raise SystemExit("\n".join(lines))
+    if instance is not None:
+        # A task's result stays out of the logs.
+        trace: Any = import_module("celery.app.trace")
+        trace.LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss"
+        # Only in a worker: in the API it would make a request hang while Redis is away.
+        app.conf.result_backend_always_retry = True
+
+
+@signals.worker_ready.connect
+def _begin(sender: Any, **_: object) -> None:
+    state: Any = import_module("celery.worker.state")  # beat and the API need none of it
+    guard = Guard(sender.app, settings.celery.CELERY_LOST_WORKER_TIMEOUT)
+    _guards.append(guard)
+    guard.start()
+    try:
+        state.merge_revoked(sender.app.backend.revoked_before())
+    except RedisError as error:
+        log.warning("what was revoked before the start is not known", error=str(error))
+
+
+@signals.worker_shutdown.connect
+def _end(**_: object) -> None:
+    while _guards:
+        _guards.pop().stop()
+
+
+@signals.worker_process_shutdown.connect
+@signals.worker_shutdown.connect
+def _close_database(**_: object) -> None:
+    dispose_engine()
