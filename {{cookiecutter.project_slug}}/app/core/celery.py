@@ -203,7 +203,7 @@ def _use_our_logging(**_: object) -> None:
     configure_logging()
 
 
-# The id of the HTTP request goes with the task that it queues, and on to the tasks that this queues.
+# The HTTP request's id goes with the task that it queues, and on to the tasks that this queues.
 
 
 @signals.before_task_publish.connect

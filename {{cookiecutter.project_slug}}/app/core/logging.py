@@ -15,7 +15,7 @@ from app.core.config.settings import settings
 SECRET_NAME = re.compile("passw|secret|token|authorization|cookie|api_?key|credential", re.I)
 # In texts: the password of an URL, and what follows Bearer.
 SECRET_TEXT = re.compile(r"(://[^:/@\s]*:)[^@/\s]+(?=@)|(bearer\s+)\S+", re.I)
-# What libraries add to their records: Celery a task's arguments and result, uvicorn a coloured copy.
+# Added by libraries: a task's arguments and result by Celery, a coloured copy by uvicorn.
 UNWANTED = ("data", "color_message")
 
 
