@@ -31,6 +31,8 @@ OWNED = {
     "use_redis": [
         "app/core/config/redis.py",
         "app/core/redis.py",
+        "dev/redis.py",
+        "tests/servers/redis.py",
         "tests/test_redis.py",
     ],
     "use_backup": [
@@ -47,15 +49,23 @@ OWNED = {
 }
 
 
+# Database -> the paths that go when it is another one.
+OWNED_BY_DATABASE = {
+    "sqlite": ["tests/servers/database_sqlite.py"],
+    "postgresql": ["tests/servers/database_postgresql.py"],
+    "mysql": ["tests/servers/database_mysql.py"],
+}
+
+
 def prune():
     """Delete every path whose answer is no."""
-    for answer, paths in OWNED.items():
-        if not ANSWERS[answer]:
-            for path in map(Path, paths):
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+    unwanted = [paths for answer, paths in OWNED.items() if not ANSWERS[answer]]
+    unwanted += [paths for name, paths in OWNED_BY_DATABASE.items() if name != ANSWERS["database"]]
+    for path in map(Path, sum(unwanted, [])):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_env():
@@ -84,7 +94,7 @@ print(
     cd {ANSWERS["project_slug"]}
     uv sync
     uv run alembic upgrade head
-    uv run python dev.py
+    uv run python -m dev
 
 README.md there has the rest."""
 )

@@ -20,7 +20,7 @@ from limits.strategies import FixedWindowRateLimiter
 from redis.exceptions import RedisError
 
 from app.core.config.settings import settings
-from app.core.redis import ping_redis
+from app.core.redis import get_redis, ping_redis
 
 log = structlog.get_logger(__name__)
 {% endif %}
@@ -51,8 +51,8 @@ def _limiter() -> FixedWindowRateLimiter:
 
 @cache
 def _shared() -> FixedWindowRateLimiter:
-    url = settings.redis.REDIS_URL
-    return FixedWindowRateLimiter(RedisStorage(url, socket_connect_timeout=1, socket_timeout=1))
+    pool = get_redis().connection_pool
+    return FixedWindowRateLimiter(RedisStorage(settings.redis.REDIS_URL, connection_pool=pool))
 {% else %}
     return _in_process
 {% endif %}

@@ -61,9 +61,7 @@ def register(registration: Registration) -> RegisteredUser:
 
 
 @router.post("/token")
-def login(
-    request: Request, form: Annotated[OAuth2PasswordRequestForm, Depends()]
-) -> TokenResponse:
+def login(request: Request, form: Annotated[OAuth2PasswordRequestForm, Depends()]) -> TokenResponse:
     """Log in with the OAuth2 password flow: the email address is the ``username``."""
     address = request.client.host if request.client else "unknown"
     if login_is_blocked(address, form.username):

@@ -33,7 +33,6 @@ async def ready(response: Response) -> Health:
     return Health(
         status="ok" if all(up) else "unavailable",
         dependencies={
-            probe.name: "ok" if is_up else "down"
-            for probe, is_up in zip(_probes, up, strict=True)
+            probe.name: "ok" if is_up else "down" for probe, is_up in zip(_probes, up, strict=True)
         },
     )
