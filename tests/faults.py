@@ -12,6 +12,7 @@ import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 
 from app.core.celery import DatabaseUnavailableError, celery_app, with_db_init
+from app.core.idempotency import once
 
 log = structlog.get_logger(__name__)
 
@@ -107,3 +108,26 @@ def secret(key: str, password: str) -> None:
     """Fail with a secret among the arguments."""
     note(key, "start")
     raise ValueError("no")
+
+
+@celery_app.task
+@once()
+def effect(key: str, seconds: float) -> str:
+    """Have an effect, slowly."""
+    note(key, "start")
+    time.sleep(seconds)
+    note(key, "end")
+    return key
+
+
+@celery_app.task
+def tick() -> None:
+    """Be due."""
+    note("tick", "start")
+
+
+if "BEAT_EVERY" in os.environ:
+    celery_app.conf.beat_schedule["tick"] = {
+        "task": "app.tasks.faults.tick",
+        "schedule": float(os.environ["BEAT_EVERY"]),
+    }

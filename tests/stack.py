@@ -1,22 +1,49 @@
 """A generated project's processes, started for real on free ports and ended without a trace."""
 
 import os
+import pwd
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 from celery import Celery
+from cookiecutter.main import cookiecutter
 from redis import Redis
 
 TESTS = Path(__file__).parent
+
+
+def bake(folder, database="sqlite", **answers):
+    """Generate a project with the fault tests' tasks; return its folder."""
+    answers = {"project_slug": f"faults-{database}", "database": database} | answers
+    with cookiecutter_is_quiet():
+        project = cookiecutter(
+            str(TESTS.parent), no_input=True, output_dir=str(folder), extra_context=answers
+        )
+    shutil.copy(TESTS / "faults.py", Path(project) / "app" / "tasks")
+    return Path(project)
+
+
+@contextmanager
+def cookiecutter_is_quiet():
+    """Keep what the hooks print out of the tests' output."""
+    saved = os.dup(1)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def free_port():
@@ -47,6 +74,7 @@ class Stack:
         self.runs_file = self.folder / "runs"
         self.redis_port = free_port()
         self.redis_options = redis_options
+        self.postgres = None
         self.processes = {}
         url = f"redis://127.0.0.1:{self.redis_port}"
         self.environment = {
@@ -74,8 +102,13 @@ class Stack:
         return self
 
     def __exit__(self, *_):
+        if self.postgres and "postgres" in self.processes:
+            self.postgres.signal(signal.SIGCONT)
+            self.postgres.stop()
         for name in list(self.processes):
             self.kill(name, missing_ok=True)
+        if self.postgres:
+            self.postgres.close()
 
     # Processes
 
@@ -206,3 +239,61 @@ class Stack:
     def unacknowledged(self):
         """Return how many messages are taken and not acknowledged."""
         return self.broker.hlen("unacked")
+
+
+class Postgres:
+    """A PostgreSQL server that belongs to a stack."""
+
+    def __init__(self, stack):
+        self.stack = stack
+        self.port = free_port()
+        self.user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+        folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+        path = os.pathsep.join([os.environ["PATH"], *map(str, folders)])
+        self.programs = {name: shutil.which(name, path=path) for name in ("initdb", "postgres")}
+        self.data = Path(tempfile.mkdtemp(prefix="forge-postgres-"))
+        if os.geteuid() == 0:
+            shutil.chown(self.data, self.user)
+        subprocess.run(
+            [self.programs["initdb"], "-D", self.data, "-U", "app", "--auth=trust", "--no-sync"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            user=self.user,
+            cwd="/",
+        )
+        url = f"postgresql+psycopg://app@127.0.0.1:{self.port}/postgres"
+        stack.environment["DATABASE_URL"] = url
+
+    def start(self):
+        """Start it, and wait until it takes connections."""
+        command = [self.programs["postgres"], "-D", self.data, "-p", str(self.port), "-F"]
+        with (self.stack.folder / "postgres.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="],
+                user=self.user,
+                cwd="/",
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.stack.processes["postgres"] = self.process
+        wait_until(lambda: "ready to accept" in self.stack.log("postgres").split("shut down")[-1])
+
+    def stop(self):
+        """Stop it as a restart of the host does."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(30)
+        del self.stack.processes["postgres"]
+
+    def signal(self, number):
+        """Send a signal to all of its processes."""
+        for pid in self._family():
+            os.kill(pid, number)
+
+    def _family(self):
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [self.process.pid, *map(int, children.split())]
+
+    def close(self):
+        """Delete its files."""
+        shutil.rmtree(self.data, ignore_errors=True)

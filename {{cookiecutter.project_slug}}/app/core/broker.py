@@ -20,6 +20,7 @@ from queue import Empty
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES
+from redis.exceptions import OutOfMemoryError, RedisError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ redis: Any = import_module("kombu.transport.redis")
 virtual: Any = import_module("kombu.transport.virtual")
 backends: Any = import_module("celery.backends.redis")
 
+UNAVAILABLE = (RedisError, OSError)
 # Seconds between two beats of a worker, and how long none of them must have been heard before all
 # messages get the full time again: after a Redis outage none is anybody's.
 BEAT_INTERVAL = 5.0
@@ -35,19 +37,25 @@ LONGEST_GAP = 15.0
 GUARD_KEY = "guard"
 REVOKED_KEY = "revoked"
 
-# Take a message from the first queue that has one and write it down, in one step.
+# Take a message from the first queue that has one and write it down, in one step. Writing comes
+# first: it fails when Redis is full. What is no message is taken without.
 TAKE = """
 local now = redis.call('TIME')
 for i = 3, #KEYS do
-    local message = redis.call('RPOP', KEYS[i])
+    local message = redis.call('LINDEX', KEYS[i], -1)
     if message then
-        pcall(function()
+        local good, tag, exchange, routing_key = pcall(function()
             local properties = cjson.decode(message).properties
             local info = properties.delivery_info
-            redis.call('ZADD', KEYS[1], now[1], properties.delivery_tag)
-            redis.call('HSET', KEYS[2], properties.delivery_tag, '[' .. message .. ', '
-                .. cjson.encode(info.exchange) .. ', ' .. cjson.encode(info.routing_key) .. ']')
+            return properties.delivery_tag, cjson.encode(info.exchange),
+                cjson.encode(info.routing_key)
         end)
+        if good then
+            redis.call('ZADD', KEYS[1], now[1], tag)
+            redis.call('HSET', KEYS[2], tag,
+                '[' .. message .. ', ' .. exchange .. ', ' .. routing_key .. ']')
+        end
+        redis.call('RPOP', KEYS[i])
         return {KEYS[i], message}
     end
 end
@@ -75,9 +83,10 @@ GIVE_BACK = """
 local now = tonumber(redis.call('TIME')[1])
 local held = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or now)
 if held > now - tonumber(ARGV[4]) and held <= now then return 0 end
-redis.call('ZREM', KEYS[1], ARGV[1])
-if redis.call('HDEL', KEYS[2], ARGV[1]) == 0 then return 0 end
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then return 0 end
 for i = 3, #KEYS do redis.call(ARGV[3], KEYS[i], ARGV[2]) end
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1])
 return 1
 """
 
@@ -105,7 +114,7 @@ class QoS(redis.QoS):  # type: ignore[misc]
             if self.channel.closed:
                 raise ConnectionError
             self._remove_from_indices(delivery_tag).execute()
-        except redis.Transport.connection_errors:
+        except UNAVAILABLE:
             _to_acknowledge.add(delivery_tag)
         else:
             _held.pop(delivery_tag, None)
@@ -122,8 +131,8 @@ class QoS(redis.QoS):  # type: ignore[misc]
         """Put a message back into its queue. While Redis is away the guard does it later."""
         _held.pop(tag, None)
         try:
-            give_back(self.channel, tag, push="LPUSH" if leftmost else "RPUSH")
-        except redis.Transport.connection_errors:
+            give_back(self.channel, tag, lost=leftmost)
+        except UNAVAILABLE:
             log.warning("a message goes back to its queue later: Redis is away")
 
     def restore_unacked(self) -> list[tuple[BaseException, object]]:
@@ -189,6 +198,10 @@ class Channel(redis.Channel):  # type: ignore[misc]
             except self.connection_errors:
                 client.connection.disconnect()
                 raise
+            except OutOfMemoryError:
+                log.error("Redis is full: no task is taken")
+                time.sleep(1)
+                raise Empty from None
             self._waits = not self._waits and not reply
             if self._waits or not isinstance(reply, list):
                 raise Empty
@@ -219,24 +232,27 @@ class Transport(redis.Transport):  # type: ignore[misc]
     Channel = Channel
 
 
-def give_back(channel: Any, tag: str, push: str = "RPUSH", unless_held_for: float = -1) -> bool:
+def give_back(channel: Any, tag: str, lost: bool = False, unless_held_for: float = -1) -> bool:
     """Put a taken message back into its queue and return whether it was there to put back.
 
-    ``RPUSH`` makes it the queue's next one, ``LPUSH`` its last. Raises what the client raises.
+    Untouched, it will be the next one to be taken; ``lost`` with its process, it is counted and goes
+    to the end. Raises what the Redis client raises.
     """
     with channel.conn_or_acquire() as client:
         stored = client.hget(channel.unacked_key, tag)
         if stored is None:
             return False
         payload, exchange, routing_key = json.loads(stored)
-        payload["headers"]["redelivered"] = True
-        payload["properties"]["delivery_info"]["redelivered"] = True
+        headers = payload["headers"]
+        headers["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
+        if lost:
+            headers["times_lost"] = headers.get("times_lost", 0) + 1
         priority = channel._get_message_priority(payload, reverse=False)
         queues = channel._lookup(exchange, routing_key)
         keys = [channel.unacked_index_key, channel.unacked_key]
         keys += [channel._q_for_pri(queue, priority) for queue in queues]
         keys = [f"{channel.global_keyprefix}{key}" for key in keys]
-        message = json.dumps(payload)
+        message, push = json.dumps(payload), "LPUSH" if lost else "RPUSH"
         return bool(client.eval(GIVE_BACK, len(keys), *keys, tag, message, push, unless_held_for))
 
 
@@ -284,7 +300,7 @@ class Guard(threading.Thread):
             held = [tag for tag, taken_at in tuple(_held.items()) if taken_at > oldest]
             lost = client.eval(BEAT, 2, index, guard, self._lost_after, LONGEST_GAP, *held)
         for tag in lost:
-            if give_back(channel, tag.decode(), unless_held_for=self._lost_after):
+            if give_back(channel, tag.decode(), lost=True, unless_held_for=self._lost_after):
                 log.warning("gave back a message of a worker that is gone")
 
     def _disconnect(self) -> None:
@@ -301,6 +317,10 @@ class ResultBackend(backends.RedisBackend):  # type: ignore[misc]
 
     def on_task_call(self, producer: object, task_id: str) -> None:
         """Do nothing. ``AsyncResult.get`` subscribes when it is called."""
+
+    def exception_safe_to_retry(self, error: Exception) -> bool:
+        """Return whether to try again: also when Redis is full, or the task would have no end."""
+        return isinstance(error, OutOfMemoryError) or bool(super().exception_safe_to_retry(error))
 
     def remember_revoked(self, task_id: str) -> None:
         """Write down that a task is revoked, for workers that start later."""

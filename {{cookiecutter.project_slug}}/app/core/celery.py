@@ -36,8 +36,16 @@ def task_modules() -> list[str]:
     return [name.removesuffix(".__init__") for name in names]
 
 
+MAX_TIMES_LOST = 5
+
+
 class AppTask(Task[..., Any]):
     """The base of all tasks."""
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Give up a task that takes its process down again and again, such as by its memory."""
+        if self.request.get("times_lost", 0) > MAX_TIMES_LOST:
+            raise RuntimeError(f"given up: its process was lost {MAX_TIMES_LOST + 1} times")
 
     def apply_async(
         self, args: Any = None, kwargs: Any = None, *more: Any, **options: Any

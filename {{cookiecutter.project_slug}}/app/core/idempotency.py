@@ -1,7 +1,7 @@
 """May this task run twice? With ``@once`` it may: its effect comes once.
 
 Delivery is at least once: a task whose worker is killed, or whose acknowledgement is lost, runs
-again. What a task does must bear that. Best is what bears it by itself: ``UPDATE … SET paid = 1``, a
+again. What a task does must bear that. Best is what bears it by itself: a row set to a value, a
 unique key in the database, an idempotency key that the payment service knows. For the rest::
 
     @celery_app.task
