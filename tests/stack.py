@@ -138,7 +138,6 @@ class Stack:
         """End a process and its children as a power cut does."""
         process = self.processes.pop(name)
         try:
-            os.killpg(process.pid, signal.SIGCONT)
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             if not missing_ok:

@@ -155,16 +155,22 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
     QoS = QoS
     taken: str | None = None
-    _needs_no_ack = False
+    _asked = "BRPOP"
     _waits = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._without_ack: set[str] = set()
+        super().__init__(*args, **kwargs)
+
     def basic_consume(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
-        """Start to consume. Queues without acknowledgement, for replies, stay Kombu's."""
-        self._needs_no_ack |= no_ack
+        """Start to consume a queue."""
+        (self._without_ack.add if no_ack else self._without_ack.discard)(queue)
         return super().basic_consume(queue, no_ack=no_ack, **kwargs)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        if self._needs_no_ack:
+        if not self._without_ack.isdisjoint(self.active_queues):
+            # Replies to an inspection: nothing to acknowledge, so nothing to write down.
+            self._asked = "BRPOP"
             super()._brpop_start(timeout)
             return
         queues = self._queue_cycle.consume(len(self.active_queues))
@@ -178,6 +184,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         ]
         self._in_poll = connection = self.client.connection
         self._brpop_sent_at = time.monotonic()
+        self._asked = "BLMOVE" if self._waits else "EVAL"
         if self._waits:
             # From the end of the queue to the end of the queue: waits for a message, moves none.
             # Only one queue can be waited for; with more of them, look at all ten times a second.
@@ -188,13 +195,12 @@ class Channel(redis.Channel):  # type: ignore[misc]
             connection.send_command("EVAL", TAKE, len(keys) + 2, index, unacked, *keys)
 
     def _brpop_read(self, **options: Any) -> bool:
-        if self._needs_no_ack:
+        if self._asked == "BRPOP":
             return bool(super()._brpop_read(**options))
         client = self.client
         try:
             try:
-                command = "BLMOVE" if self._waits else "EVAL"
-                reply = client.parse_response(client.connection, command, **options)
+                reply = client.parse_response(client.connection, self._asked, **options)
             except self.connection_errors:
                 client.connection.disconnect()
                 raise
@@ -202,8 +208,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
                 log.error("Redis is full: no task is taken")
                 time.sleep(1)
                 raise Empty from None
-            self._waits = not self._waits and not reply
-            if self._waits or not isinstance(reply, list):
+            self._waits = self._asked == "EVAL" and not reply
+            if self._asked == "BLMOVE" or not reply:
                 raise Empty
             self._deliver(*reply)
             return True
@@ -235,8 +241,8 @@ class Transport(redis.Transport):  # type: ignore[misc]
 def give_back(channel: Any, tag: str, lost: bool = False, unless_held_for: float = -1) -> bool:
     """Put a taken message back into its queue and return whether it was there to put back.
 
-    Untouched, it will be the next one to be taken; ``lost`` with its process, it is counted and goes
-    to the end. Raises what the Redis client raises.
+    Untouched, it is the next one to be taken; ``lost`` with its process, it is counted and goes to
+    the end. Raises what the Redis client raises.
     """
     with channel.conn_or_acquire() as client:
         stored = client.hget(channel.unacked_key, tag)

@@ -56,21 +56,23 @@ def _durations(task: Task[..., Any], conf: Any) -> dict[str, float | None]:
 
 @signals.worker_init.connect
 @signals.beat_init.connect
-def _check(sender: Any, instance: Any = None, **_: object) -> None:
+def _check(sender: Any, **_: object) -> None:
     production = settings.app.ENVIRONMENT == "production"
     if production and os.name == "posix" and os.geteuid() == 0 and not settings.celery.C_FORCE_ROOT:
         raise SystemExit("ENVIRONMENT is production: not as root. C_FORCE_ROOT=true allows it")
-    app: Celery = (instance or sender).app
-    app.loader.import_default_modules()
-    lines = list(problems(app))
+    sender.app.loader.import_default_modules()
+    lines = list(problems(sender.app))
     if lines:
         raise SystemExit("\n".join(lines))
-    if instance is not None:
-        # A task's result stays out of the logs.
-        trace: Any = import_module("celery.app.trace")
-        trace.LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss"
-        # Only in a worker: in the API it would make a request hang while Redis is away.
-        app.conf.result_backend_always_retry = True
+
+
+@signals.worker_init.connect
+def _prepare(sender: Any, **_: object) -> None:
+    # Only in a worker: in the API it would make a request hang while Redis is away.
+    sender.app.conf.result_backend_always_retry = True
+    # A task's result stays out of the logs.
+    trace: Any = import_module("celery.app.trace")
+    trace.LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss"
 
 
 @signals.worker_ready.connect
