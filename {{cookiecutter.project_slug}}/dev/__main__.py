@@ -12,7 +12,7 @@ INTERRUPTED = 130  # the exit code of Ctrl-C
 def main() -> int:
     """Run every line of dev/Procfile until one ends or Ctrl-C, and return the exit code.
 
-    The processes read .env themselves: honcho's own way would let it beat the environment.
+    The processes read .env themselves: honcho's own way would put it before the environment.
     """
     manager = Manager()
     procfile = Path(__file__).with_name("Procfile").read_text(encoding="utf-8")

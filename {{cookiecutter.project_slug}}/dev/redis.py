@@ -27,7 +27,7 @@ def main() -> None:
     if server is None or url.hostname not in ("localhost", "127.0.0.1") or url.password:
         sys.exit(
             f"No Redis answers at {address}. Install one (apt install redis-server, brew install"
-            f" redis) or run: docker run --rm -p 127.0.0.1:{url.port or 6379}:6379 redis:8"
+            " redis), or set REDIS_URL to the address of one that runs."
         )
     # What is queued in development does not outlive it: no file is written.
     options = ["--port", str(url.port or 6379), "--bind", "127.0.0.1", "--save", ""]

@@ -13,7 +13,9 @@ with make_engine().connect() as connection:
         connection=connection,
         target_metadata=Base.metadata,
         compare_type=True,
-        render_as_batch=connection.dialect.name == "sqlite",
+{% if cookiecutter.database == "sqlite" %}
+        render_as_batch=True,  # SQLite alters a table by copying it
+{% endif %}
     )
     with context.begin_transaction():
         context.run_migrations()

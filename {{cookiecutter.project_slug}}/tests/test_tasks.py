@@ -5,6 +5,11 @@ from datetime import timedelta
 import pytest
 from fastapi.testclient import TestClient
 
+{% if cookiecutter.database != "sqlite" %}
+from tests.servers import free_port
+{% endif %}
+from tests.servers.database_{{ cookiecutter.database }} import DATABASE_URL
+
 
 def test_send_notification() -> None:
     from app.tasks.example_task import send_notification
@@ -51,12 +56,16 @@ def test_cleanup_deletes_only_expired_tokens(client: TestClient, user: dict[str,
 
 
 def test_database_away_is_a_clear_error_worth_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sqlalchemy import create_engine
+    from sqlalchemy import create_engine, make_url
 
     from app.core import database
     from app.core.celery import DatabaseUnavailableError, with_db_init
 
-    away = create_engine("sqlite:////nowhere/at/all.db")
-    monkeypatch.setattr(database, "_engine", away)
-    with pytest.raises(DatabaseUnavailableError, match="unable to open database file"):
+{% if cookiecutter.database == "sqlite" %}
+    url = make_url(DATABASE_URL).set(database="/nowhere/at/all.db")
+{% else %}
+    url = make_url(DATABASE_URL).set(port=free_port())
+{% endif %}
+    monkeypatch.setattr(database, "_engine", create_engine(url))
+    with pytest.raises(DatabaseUnavailableError, match="the database does not answer: "):
         with_db_init(lambda: None)()
