@@ -27,6 +27,7 @@ OWNED = {
         "tests/test_idempotency.py",
         "tests/test_jobs.py",
         "tests/test_tasks.py",
+        "tests/test_worker.py",
     ],
     "use_redis": [
         "app/core/config/redis.py",

@@ -133,7 +133,7 @@ def pool_process_killed(stack):
 @fault("kill -9 of a whole worker in mid-task, default settings")
 def worker_killed(stack):
     stack.start_worker("one")
-    result = stack.queue("nap", "a", 5)
+    result = stack.queue("nap", "a", 20)
     stack.queue("nap", "b", 600)
     stack.started("a")
     stack.started("b")

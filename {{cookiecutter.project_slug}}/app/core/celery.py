@@ -141,6 +141,8 @@ celery_app.conf.update(
     beat_scheduler="redbeat.RedBeatScheduler",
     redbeat_redis_url=settings.celery.CELERY_BROKER_URL,
     redbeat_lock_timeout=30,
+    # Wait for Redis, for ever.
+    redbeat_redis_options={"retry_period": -1, "socket_timeout": 5, "socket_connect_timeout": 2},
     beat_max_loop_interval=5,
 )
 

@@ -1,12 +1,11 @@
 """What a worker and beat do at their start and end, and what they refuse to start with."""
 
 import os
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 import structlog
-from celery import Celery, Task, signals
+from celery import Celery, signals
 from redis.exceptions import RedisError
 
 from app.core.broker import Guard
@@ -17,41 +16,30 @@ log = structlog.get_logger(__name__)
 _guards: list[Guard] = []
 
 
-def problems(app: Celery) -> Iterator[str]:
-    """Yield a line for each limit, delay and schedule with which tasks would run twice or never."""
+def problem(app: Celery) -> str | None:
+    """Return a line on why tasks would run twice, or for ever, or never; None when all is well."""
     conf: Any = app.conf
-    longest = conf.broker_transport_options["visibility_timeout"]
-    too_short = f"CELERY_VISIBILITY_TIMEOUT, {longest}, must be above"
+    visible = conf.broker_transport_options["visibility_timeout"]
+    waits: dict[str, float] = {}
     for name, task in sorted(app.tasks.items()):
         if name.startswith("celery."):
             continue
-        for what, seconds in _durations(task, conf).items():
-            if not seconds:
-                yield f"{name} has no {what}"
-            elif seconds >= longest:
-                yield f"{too_short} {name}'s {what}, {seconds}"
         soft = task.soft_time_limit or conf.task_soft_time_limit
         hard = task.time_limit or conf.task_time_limit
-        if soft >= hard:
-            yield f"{name}'s soft_time_limit, {soft}, must be below its time_limit, {hard}"
+        if not soft or not hard or soft >= hard:
+            return f"{name}: needs a soft_time_limit ({soft}) below its time_limit ({hard})"
+        waits[f"{name}'s time_limit"] = hard
+        waits[f"{name}'s default_retry_delay"] = task.default_retry_delay
+        if getattr(task, "retry_backoff", False):
+            waits[f"{name}'s retry_backoff_max"] = getattr(task, "retry_backoff_max", 600)
     for name, entry in conf.beat_schedule.items():
         if entry["task"] not in app.tasks:
-            yield f"beat_schedule: {name} names the task {entry['task']}, which is not there"
-        countdown = entry.get("options", {}).get("countdown", 0)
-        if countdown >= longest:
-            yield f"{too_short} {name}'s countdown, {countdown}"
-
-
-def _durations(task: Task[..., Any], conf: Any) -> dict[str, float | None]:
-    seconds: dict[str, float | None] = {
-        "soft_time_limit": task.soft_time_limit or conf.task_soft_time_limit,
-        "time_limit": task.time_limit or conf.task_time_limit,
-    }
-    if task.max_retries != 0:
-        seconds["default_retry_delay"] = task.default_retry_delay
-    if getattr(task, "retry_backoff", False):
-        seconds["retry_backoff_max"] = getattr(task, "retry_backoff_max", 600)
-    return seconds
+            return f"beat_schedule: {name} names {entry['task']}, which is no task"
+        waits[f"the countdown of {name}"] = entry.get("options", {}).get("countdown", 0)
+    what = max(waits, key=lambda name: waits[name])
+    if waits[what] >= visible:
+        return f"CELERY_VISIBILITY_TIMEOUT ({visible}) must be above {what} ({waits[what]})"
+    return None
 
 
 @signals.worker_init.connect
@@ -61,9 +49,9 @@ def _check(sender: Any, **_: object) -> None:
     if production and os.name == "posix" and os.geteuid() == 0 and not settings.celery.C_FORCE_ROOT:
         raise SystemExit("ENVIRONMENT is production: not as root. C_FORCE_ROOT=true allows it")
     sender.app.loader.import_default_modules()
-    lines = list(problems(sender.app))
-    if lines:
-        raise SystemExit("\n".join(lines))
+    found = problem(sender.app)
+    if found:
+        raise SystemExit(found)
 
 
 @signals.worker_init.connect
