@@ -13,14 +13,19 @@ ANSWERS = json.loads(r'''{{ cookiecutter | tojson }}''')
 OWNED = {
     "use_celery": [
         "app/api/routes/tasks.py",
+        "app/core/broker.py",
         "app/core/celery.py",
         "app/core/config/celery.py",
+        "app/core/idempotency.py",
+        "app/core/worker.py",
         "app/services/jobs.py",
         "app/tasks",
         "tests/test_celery.py",
+        "tests/test_idempotency.py",
         "tests/test_jobs.py",
         "tests/test_tasks.py",
         "app/core/heartbeat.py",
+        "tests/test_worker.py",
     ],
     "use_redis": [
         "app/core/config/redis.py",

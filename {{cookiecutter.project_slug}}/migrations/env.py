@@ -1,13 +1,14 @@
-"""How Alembic reaches the database: through the application's own engine and models."""
+"""How Alembic reaches the database: through the application's settings and models."""
 
 from alembic import context
 
 import app.models
-from app.core.database import Base, get_engine
+from app.core.database import Base
+from app.core.engine import make_engine
 
 assert app.models  # imported so that the metadata is complete
 
-with get_engine().connect() as connection:
+with make_engine().connect() as connection:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,

@@ -9,26 +9,12 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-{% if cookiecutter.database == "sqlite" %}
-from sqlite3 import Connection as SQLiteConnection
-{% endif %}
-from typing import Any
 
-from sqlalchemy import Engine, MetaData, create_engine{% if cookiecutter.database == "sqlite" %}, event{% endif %}, text
+from sqlalchemy import Engine, MetaData, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.core.config.settings import settings
-
-{% if cookiecutter.database == "postgresql" %}
-# Seconds; a server that is away is noticed in bounded time.
-CONNECT_ARGS: dict[str, Any] = {"connect_timeout": 3, "tcp_user_timeout": 10_000}
-{% elif cookiecutter.database == "mysql" %}
-# Seconds; a server that is away or hangs is noticed in bounded time.
-CONNECT_ARGS: dict[str, Any] = {"connect_timeout": 3, "read_timeout": 30, "write_timeout": 30}
-{% else %}
-# Seconds that a writer waits for another one.
-CONNECT_ARGS: dict[str, Any] = {"timeout": 15}
-{% endif %}
+from app.core.engine import make_engine
 
 _lock = threading.Lock()
 _engine: Engine | None = None
@@ -54,26 +40,9 @@ def get_engine() -> Engine:
     if _engine is None:
         with _lock:
             if _engine is None:
-                _engine = create_engine(
-                    settings.database.DATABASE_URL,
-                    connect_args=CONNECT_ARGS,
-                    pool_pre_ping=True,
-                    pool_timeout=5,
-                )
-{% if cookiecutter.database == "sqlite" %}
-                event.listen(_engine, "connect", _prepare_sqlite)
-{% endif %}
+                _engine = make_engine(settings.database.DATABASE_TIMEOUT)
     return _engine
 
-{% if cookiecutter.database == "sqlite" %}
-
-def _prepare_sqlite(connection: SQLiteConnection, _record: object) -> None:
-    # WAL lets readers go on while one writes: https://www.sqlite.org/wal.html
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute("PRAGMA foreign_keys=ON")
-
-{% endif %}
 
 @contextmanager
 def session_scope() -> Iterator[Session]:

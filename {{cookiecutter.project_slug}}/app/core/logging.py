@@ -1,12 +1,22 @@
-"""Structured logs: JSON in production, readable lines in development."""
+"""Structured logs: JSON in production, readable lines in development. Neither shows a secret."""
 
 import logging
+import re
+import sys
+from typing import Any
 
 import structlog
 from asgi_correlation_id import correlation_id
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor
 
 from app.core.config.settings import settings
+
+SECRET_NAME = re.compile("passw|secret|token|authorization|cookie|api_?key|credential", re.I)
+# In texts: the password of an URL, and what follows Bearer.
+SECRET_TEXT = re.compile(r"(://[^:/@\s]*:)[^@/\s]+(?=@)|(bearer\s+)\S+", re.I)
+# Added by libraries: a task's arguments and result by Celery, a coloured copy by uvicorn.
+UNWANTED = ("data", "color_message")
 
 
 def configure_logging() -> None:
@@ -19,16 +29,26 @@ def configure_logging() -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_request_id,
     ]
-    renderer: list[Processor]
+    last: list[Processor]
     if settings.app.ENVIRONMENT == "production":
-        renderer = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        # Never with the local variables: they hold secrets.
+        transformer = ExceptionDictTransformer(show_locals=False)
+        last = [
+            structlog.processors.ExceptionRenderer(transformer),
+            _redact,
+            structlog.processors.JSONRenderer(default=str),
+        ]
     else:
-        renderer = [structlog.dev.ConsoleRenderer()]
+        last = [
+            structlog.processors.format_exc_info,
+            _redact,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ]
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
     root = logging.getLogger()
@@ -38,6 +58,7 @@ def configure_logging() -> None:
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = True
+    logging.getLogger("uvicorn.access").addFilter(_drop_query)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -56,3 +77,29 @@ def _add_request_id(_logger: object, _method: str, event: EventDict) -> EventDic
     if request_id:
         event["request_id"] = request_id
     return event
+
+
+def _drop_query(record: logging.LogRecord) -> bool:
+    """Cut the query off the address in an access log: it is the users' own."""
+    if isinstance(record.args, tuple) and len(record.args) == 5:
+        client, method, path, version, status = record.args
+        record.args = (client, method, str(path).partition("?")[0], version, status)
+    return True
+
+
+def _redact(_logger: object, _method: str, event: EventDict) -> EventDict:
+    for name in UNWANTED:
+        event.pop(name, None)
+    return {name: _redacted(name, value) for name, value in event.items()}
+
+
+def _redacted(name: object, value: Any) -> Any:
+    if isinstance(name, str) and SECRET_NAME.search(name):
+        return "***"
+    if isinstance(value, str):
+        return SECRET_TEXT.sub(r"\1\2***", value)
+    if isinstance(value, dict):
+        return {key: _redacted(key, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(None, item) for item in value]
+    return value

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery import Task, states
+from celery.utils.serialization import UnpickleableExceptionWrapper
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -83,7 +84,9 @@ def get_job(task_id: str, user_id: int) -> Job:
         queued_at = int(task_id.split("-")[0], 16)
         if time.time() - queued_at > celery_app.conf.result_expires:
             raise UnknownJobError(task_id)
-    if isinstance(result, BaseException):
+    if isinstance(result, UnpickleableExceptionWrapper):  # its arguments were no JSON
+        result = str(result)
+    elif isinstance(result, BaseException):
         result = f"{type(result).__name__}: {result}"
     elif status not in (states.SUCCESS, PROGRESS):
         result = None  # the worker's name and process id are nobody's business
@@ -100,8 +103,10 @@ def revoke_job(task_id: str, user_id: int) -> Job:
     if job.status in states.READY_STATES:
         return job
     try:
+        backend: Any = celery_app.backend
+        backend.remember_revoked(task_id)
         celery_app.control.revoke(task_id, terminate=True)
-        celery_app.backend.mark_as_revoked(task_id, "revoked")
+        backend.mark_as_revoked(task_id, "revoked")
     except QUEUE_ERRORS as error:
         raise QueueUnavailableError(str(error)) from error
     return get_job(task_id, user_id)

@@ -1,4 +1,4 @@
-"""Example tasks: a plain one, one with the database, one that retries."""
+"""Example tasks: a plain one, with the database, with an effect that comes once, with retries."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 
 from app.core.celery import DatabaseUnavailableError, celery_app, with_db_init
 from app.core.database import session_scope
+from app.core.idempotency import once
 from app.core.security import utc_now
 from app.models import RefreshToken, User
 
@@ -40,6 +41,14 @@ def process_user_data(user_id: int) -> dict[str, Any]:
             )
         )
     return {"status": "processed", "user_id": user_id, "active_logins": active}
+
+
+@celery_app.task
+@once("order_id")
+def send_receipt(order_id: int) -> dict[str, Any]:
+    """Pretend to mail a receipt: once for each order, however often the task is queued or run."""
+    log.info("receipt sent", order_id=order_id)
+    return {"status": "sent", "order_id": order_id}
 
 
 @celery_app.task(

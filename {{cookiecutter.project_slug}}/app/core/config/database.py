@@ -22,6 +22,8 @@ class DatabaseSettings(SettingsGroup):
     """The database's address, as an SQLAlchemy URL with the project's driver."""
 
     DATABASE_URL: str = Field({% if cookiecutter.database == "sqlite" %}default="sqlite:///./app.db", {% endif %}repr=False)
+    # Seconds that the database may take for one answer. Migrations have no limit.
+    DATABASE_TIMEOUT: int = Field(default=30, ge=1)
 
     @field_validator("DATABASE_URL")
     @classmethod

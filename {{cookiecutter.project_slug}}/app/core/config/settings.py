@@ -40,7 +40,10 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         # The values stay out of it: they may be secrets.
-        lines = (f"{e['loc'][0]}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+        lines = [
+            ": ".join([*map(str, e["loc"]), e["msg"].removeprefix("Value error, ")])
+            for e in error.errors()
+        ]
         raise SystemExit("\n".join(lines)) from None
 
 
