@@ -16,15 +16,16 @@ OWNED = {
         "app/core/broker.py",
         "app/core/celery.py",
         "app/core/config/celery.py",
+        "app/core/heartbeat.py",
         "app/core/idempotency.py",
         "app/core/worker.py",
         "app/services/jobs.py",
         "app/tasks",
+        "tests/test_backup_task.py",
         "tests/test_celery.py",
         "tests/test_idempotency.py",
         "tests/test_jobs.py",
         "tests/test_tasks.py",
-        "app/core/heartbeat.py",
         "tests/test_worker.py",
     ],
     "use_redis": [
@@ -39,6 +40,7 @@ OWNED = {
         "app/core/config/backup.py",
         "app/tasks/backup_database_task.py",
         "tests/backup",
+        "tests/test_backup_task.py",
     ],
     "use_docker": [
         ".dockerignore",
@@ -48,12 +50,26 @@ OWNED = {
     ],
 }
 
-
 # Database -> the paths that go when it is another one.
 OWNED_BY_DATABASE = {
-    "sqlite": ["tests/servers/database_sqlite.py"],
-    "postgresql": ["tests/servers/database_postgresql.py"],
-    "mysql": ["tests/servers/database_mysql.py"],
+    "sqlite": [
+        "app/backup/engines/sqlite.py",
+        "tests/backup/dialect_sqlite.py",
+        "tests/servers/database_sqlite.py",
+    ],
+    "postgresql": [
+        "app/backup/engines/postgresql.py",
+        "tests/backup/dialect_postgresql.py",
+        "tests/servers/database_postgresql.py",
+    ],
+    "mysql": [
+        "app/backup/engines/mysql.py",
+        "app/backup/engines/mysql_programs.py",
+        "app/backup/engines/mysql_rows.py",
+        "tests/backup/dialect_mysql.py",
+        "tests/backup/test_mysql_rows.py",
+        "tests/servers/database_mysql.py",
+    ],
 }
 
 

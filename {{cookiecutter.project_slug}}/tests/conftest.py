@@ -5,6 +5,9 @@ import secrets
 {% if cookiecutter.use_celery %}
 import sys
 {% endif %}
+{% if cookiecutter.use_backup %}
+import tempfile
+{% endif %}
 from collections.abc import Iterator
 {% if cookiecutter.use_celery %}
 from pathlib import Path
@@ -22,6 +25,9 @@ from tests.servers.database_{{ cookiecutter.database }} import DATABASE_URL, dat
 from tests.servers.redis import redis_server, redis_url
 {% endif %}
 
+{% if cookiecutter.use_backup %}
+backups = tempfile.TemporaryDirectory()
+{% endif %}
 # Settings are read when ``app`` is first imported, so the addresses are known before that.
 os.environ |= {
     "ENVIRONMENT": "development",
@@ -35,18 +41,30 @@ os.environ |= {
     "CELERY_RESULT_BACKEND": redis_url(2),
     "CELERY_WORKER_CONCURRENCY": "2",
 {% endif %}
+{% if cookiecutter.use_backup %}
+    "BACKUP_DIR": backups.name,
+{% if cookiecutter.use_celery %}
+    "BACKUP_RETRY_SECONDS": "0",
+{% endif %}
+{% endif %}
 }
 
 
 @pytest.fixture(scope="session")
-def database() -> Iterator[None]:
-    """A database with all migrations applied."""
+def database_url() -> Iterator[str]:
+    """The address of a database on a server that is ours."""
     with database_server():
-        alembic(["upgrade", "head"])
-        yield
-        from app.core.database import dispose_engine
+        yield DATABASE_URL
 
-        dispose_engine()
+
+@pytest.fixture(scope="session")
+def database(database_url: str) -> Iterator[None]:
+    """The database with all migrations applied."""
+    alembic(["upgrade", "head"])
+    yield
+    from app.core.database import dispose_engine
+
+    dispose_engine()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.conftest import login
-from tests.servers import free_port, server, wait_until
+from tests.servers import free_port, listens, server, wait_until
 
 
 def wait_for(client: TestClient, headers: dict[str, str], task_id: str) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def test_queue_away_is_unavailable_soon(
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(port)]
     with (
-        server(command, port, tmp_path / "log"),
+        server(command, tmp_path / "log", lambda: listens(port)),
         httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=user) as api,
     ):
         response = api.post("/notify", params={"user_id": 1, "message": "hello"})

@@ -164,6 +164,10 @@ celery_app.conf.beat_schedule = {
         "schedule": crontab(hour=3, minute=0),
         "kwargs": {"retention_days": settings.backup.BACKUP_RETENTION_DAYS},
     },
+    "verify-backup-daily": {
+        "task": "app.tasks.backup_database_task.verify_backup_task",
+        "schedule": crontab(hour=4, minute=0),
+    },
 {% endif %}
     "cleanup-expired-tokens": {
         "task": "app.tasks.cleanup.cleanup_expired_tokens",

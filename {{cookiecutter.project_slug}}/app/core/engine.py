@@ -53,7 +53,7 @@ def _connect(timeout: int, _dialect: Any, _record: Any, args: Any, parameters: A
 
     return Connection.connect(*args, **parameters)
 {% elif cookiecutter.database == "mysql" %}
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, make_url
 
 from app.core.config.settings import settings
 
@@ -64,9 +64,16 @@ def make_engine(timeout: int | None = None) -> Engine:
     ``timeout`` is how many seconds the server may take for one answer; without it, as long as it
     likes. A server that hangs keeps its connections open and says nothing.
     """
+    url = make_url(settings.database.DATABASE_URL)
     return create_engine(
-        settings.database.DATABASE_URL,
-        connect_args={"connect_timeout": 3, "read_timeout": timeout, "write_timeout": timeout},
+        url,
+        connect_args={
+            "connect_timeout": 3,
+            "read_timeout": timeout,
+            "write_timeout": timeout,
+            # As bytes: PyMySQL sends a text in Latin-1, the server expects UTF-8.
+            "password": (url.password or "").encode(),
+        },
         pool_pre_ping=True,
         pool_timeout=5,
     )

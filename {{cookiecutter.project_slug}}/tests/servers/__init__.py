@@ -74,15 +74,18 @@ def running(
 
 @contextmanager
 def server(
-    command: Sequence[str | Path], port: int, log: Path, user: str | None = None
+    command: Sequence[str | Path],
+    log: Path,
+    is_ready: Callable[[], bool],
+    user: str | None = None,
 ) -> Iterator[None]:
-    """Run a program that listens on a port, from when it does."""
+    """Run a server, from when it is ready."""
     with running(command, log, user) as process:
 
         def ready() -> bool:
             if process.poll() is not None:
                 pytest.fail(f"{command[0]} ended at once:\n{log.read_text(errors='replace')}")
-            return listens(port)
+            return is_ready()
 
         wait_until(ready)
         yield

@@ -7,14 +7,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pymysql
 
-from tests.servers import find_program, free_port, server, unavailable
+from tests.servers import find_program, free_port, listens, server, unavailable
 
 GIVEN = os.environ.get("TEST_DATABASE_URL")
 PORT = free_port()
-DATABASE_URL = GIVEN or f"mysql+pymysql://root@127.0.0.1:{PORT}/test"
+# Every character that has a meaning in a URL, and one that is not ASCII.
+PASSWORD = "p@ss:w/rd%23 ü"
+DATABASE_URL = GIVEN or f"mysql+pymysql://test:{quote(PASSWORD, '')}@127.0.0.1:{PORT}/app"
 FOLDERS = [Path("/usr/sbin"), Path("/usr/libexec")]
 
 
@@ -37,11 +40,11 @@ def database_server() -> Iterator[None]:
     try:
         data = folder / "data"
         user = ["--user=root"] if os.geteuid() == 0 else []
-        options = ["--no-defaults", f"--datadir={data}", *user]
+        options = ["--no-defaults", "--skip-name-resolve", f"--datadir={data}", *user]
         subprocess.run([*_prepare(program), *options], check=True, capture_output=True)
         command = [program, *options, f"--port={PORT}", "--bind-address=127.0.0.1"]
         command += [f"--socket={folder}/socket", f"--pid-file={folder}/pid"]
-        with server(command, PORT, folder / "log"):
+        with server(command, folder / "log", lambda: listens(PORT)):
             _create_database(f"{folder}/socket")
             yield
     finally:
@@ -57,4 +60,7 @@ def _prepare(program: str) -> list[str]:
 
 def _create_database(socket: str) -> None:
     with pymysql.connect(unix_socket=socket, user="root") as connection:
-        connection.cursor().execute("CREATE DATABASE test CHARACTER SET utf8mb4")
+        cursor = connection.cursor()
+        cursor.execute("CREATE DATABASE app CHARACTER SET utf8mb4")
+        cursor.execute("CREATE USER test@'%%' IDENTIFIED BY %s", [PASSWORD])
+        cursor.execute("GRANT ALL ON *.* TO test@'%' WITH GRANT OPTION")

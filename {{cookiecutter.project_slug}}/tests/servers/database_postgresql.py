@@ -8,12 +8,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
 
 from tests.servers import find_program, free_port, server, unavailable
 
 GIVEN = os.environ.get("TEST_DATABASE_URL")
 PORT = free_port()
-DATABASE_URL = GIVEN or f"postgresql+psycopg://test@127.0.0.1:{PORT}/postgres"
+# Every character that has a meaning in a URL, and one that is not ASCII.
+PASSWORD = "p@ss:w/rd%23 ü"
+DATABASE_URL = GIVEN or f"postgresql+psycopg://test:{quote(PASSWORD, '')}@127.0.0.1:{PORT}/app"
 
 
 @contextmanager
@@ -36,9 +41,20 @@ def database_server() -> Iterator[None]:
     try:
         if user:
             shutil.chown(folder, user)
-        data = folder / "data"
+        data, password = folder / "data", folder / "password"
+        password.write_text(PASSWORD)
+        password.chmod(0o644)
+        command: list[str | Path] = [
+            initdb,
+            "-D",
+            data,
+            "-U",
+            "test",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+        ]
         subprocess.run(
-            [initdb, "-D", data, "-U", "test", "--auth=trust", "--encoding=UTF8", "--no-sync"],
+            [*command, f"--pwfile={password}", "--no-sync"],
             check=True,
             stdout=subprocess.DEVNULL,
             user=user,
@@ -46,10 +62,31 @@ def database_server() -> Iterator[None]:
         )
         options = ["-p", str(PORT), "-k", "", "-h", "127.0.0.1", "-F"]
         postgres = Path(initdb).with_name("postgres")
-        with server([postgres, "-D", data, *options], PORT, folder / "log", user):
+        with server([postgres, "-D", data, *options], folder / "log", _answers, user):
+            with _connect() as connection:
+                connection.execute("CREATE DATABASE app")
             yield
     finally:
         shutil.rmtree(folder)
+
+
+def _connect() -> psycopg.Connection:
+    return psycopg.connect(
+        host="127.0.0.1",
+        port=PORT,
+        user="test",
+        password=PASSWORD,
+        dbname="postgres",
+        autocommit=True,
+    )
+
+
+def _answers() -> bool:
+    try:
+        _connect().close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def _unprivileged_user() -> str | None:

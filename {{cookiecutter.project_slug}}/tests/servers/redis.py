@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.servers import find_program, free_port, server, unavailable
+from tests.servers import find_program, free_port, listens, server, unavailable
 
 GIVEN = os.environ.get("TEST_REDIS_URL")
 PORT = free_port()
@@ -32,5 +32,5 @@ def redis_server() -> Iterator[None]:
         return
     with tempfile.TemporaryDirectory() as folder:
         command = [program, "--port", str(PORT), "--bind", "127.0.0.1", "--dir", folder]
-        with server([*command, "--save", ""], PORT, Path(folder) / "log"):
+        with server([*command, "--save", ""], Path(folder) / "log", lambda: listens(PORT)):
             yield

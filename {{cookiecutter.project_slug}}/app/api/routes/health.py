@@ -3,8 +3,15 @@
 import asyncio
 
 from fastapi import APIRouter, Response, status
+{% if cookiecutter.use_backup %}
+from fastapi.concurrency import run_in_threadpool
+{% endif %}
 from pydantic import BaseModel
 
+{% if cookiecutter.use_backup %}
+from app.backup import BackupConfig, backup_status
+from app.core.config.settings import settings
+{% endif %}
 from app.core.health import probes
 
 router = APIRouter(prefix="/health", tags=["health"])
@@ -16,6 +23,11 @@ class Health(BaseModel):
 
     status: str
     dependencies: dict[str, str] = {}
+{% if cookiecutter.use_backup %}
+    # Seconds since the last good backup was made, and since one was restored as a test.
+    last_backup_age: float | None = None
+    last_verified_age: float | None = None
+{% endif %}
 
 
 @router.get("/live")
@@ -30,9 +42,17 @@ async def ready(response: Response) -> Health:
     up = await asyncio.gather(*(probe.is_up() for probe in _probes))
     if not all(up):
         response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+{% if cookiecutter.use_backup %}
+    config = BackupConfig(settings.database.DATABASE_URL, settings.backup.BACKUP_DIR)
+    backups = await run_in_threadpool(backup_status, config)
+{% endif %}
     return Health(
         status="ok" if all(up) else "unavailable",
         dependencies={
             probe.name: "ok" if is_up else "down" for probe, is_up in zip(_probes, up, strict=True)
         },
+{% if cookiecutter.use_backup %}
+        last_backup_age=backups["last_backup_age"],
+        last_verified_age=backups["last_verified_age"],
+{% endif %}
     )

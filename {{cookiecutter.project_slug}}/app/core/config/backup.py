@@ -12,3 +12,7 @@ class BackupSettings(SettingsGroup):
 
     BACKUP_DIR: Path = Path("./backups/database")
     BACKUP_RETENTION_DAYS: int = Field(default=30, ge=1)
+{% if cookiecutter.use_celery %}
+    # Seconds before a failed backup task is tried again; doubled each of three times.
+    BACKUP_RETRY_SECONDS: int = Field(default=20, ge=0)
+{% endif %}
