@@ -61,8 +61,9 @@ def old_version(url: str) -> str:
 
 
 def _is_mariadb(url: str) -> bool:
-    with _admin(url) as conn:
-        return "MariaDB" in conn.server_version
+    with _admin(url) as conn, conn.cursor() as cursor:
+        cursor.execute("SELECT VERSION()")
+        return "MariaDB" in str(cursor.fetchone())
 
 
 def _admin(url: str) -> "pymysql.Connection":
