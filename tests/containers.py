@@ -26,7 +26,7 @@ from celery import signals
 
 from app.core.celery import celery_app
 
-celery_app.conf.beat_schedule["probe"] = {"task": "app.tasks.probe.tick", "schedule": 2.0}
+celery_app.conf.beat_schedule["probe"] = {"task": "app.tasks.probe.tick", "schedule": 1.0}
 
 
 def redis():
@@ -107,12 +107,12 @@ class ComposeStack:
     def run(self, *command: str, check: bool = True, input: str | None = None) -> str:
         """Run a program in the project and return its output."""
         ours = {"COMPOSE_PROJECT_NAME": self.name, "IMAGE_TAG": self.name}
-        # Port 0: any that is free.
-        ports = {"APP_PORT": "0", "FLOWER_PORT": "0", "DATABASE_PORT": "0"}
+        # Port 0: any that is free. A killed worker is missed sooner than by default.
+        ours |= {"APP_PORT": "0", "FLOWER_PORT": "0", "CELERY_LOST_WORKER_TIMEOUT": "15"}
         result = subprocess.run(
             command,
             cwd=self.folder,
-            env={**os.environ, **ours, **ports},
+            env={**os.environ, **ours},
             input=input,
             capture_output=True,
             text=True,
