@@ -20,7 +20,7 @@ from tests.conftest import DATABASES, Bake, install, project_environment
 from tests.processes import Api, free_port, process, redis_server, stop, wait_until
 
 # The documentation's own kind of snippet, as a file that is dropped into app/tasks/.
-DROPPED_IN = '''
+DROPPED_IN = """
 from celery import shared_task
 
 from app.core.celery import celery_app, with_db_init
@@ -56,7 +56,7 @@ def unreliable(self, data: dict):
 @shared_task
 def shared():
     return "shared"
-'''
+"""
 
 # In the API's place: enqueues without ever having imported the neighbours of the module.
 ENQUEUE = """
@@ -339,5 +339,3 @@ def test_development_without_redis_says_how_to_get_one(bake: Bake, tmp_path: Pat
     assert result.returncode == 1
     assert result.stderr.startswith("No Redis answers at 127.0.0.1:")
     assert result.stderr.count("\n") == 1
-
-

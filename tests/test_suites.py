@@ -26,7 +26,9 @@ SUITES: list[tuple[str, Answers]] = [
 
 
 @pytest.mark.parametrize(
-    ("python", "answers"), SUITES, ids=[f"{python}-{name_of(answers)}" for python, answers in SUITES]
+    ("python", "answers"),
+    SUITES,
+    ids=[f"{python}-{name_of(answers)}" for python, answers in SUITES],
 )
 def test_generated_suite(bake: Bake, python: str, answers: Answers, count) -> None:
     project = bake(python_version=python, **answers)
