@@ -255,8 +255,8 @@ class TestStack:
             "CELERY_TIMEZONE": "Europe/Berlin",
             "CELERY_ENABLE_UTC": "false",
             "CELERY_WORKER_CONCURRENCY": "3",
-            "CELERY_BROKER_URL": stack.variables["CELERY_BROKER_URL"].replace("/1", "/5"),
-            "CELERY_RESULT_BACKEND": stack.variables["CELERY_RESULT_BACKEND"].replace("/2", "/6"),
+            "CELERY_BROKER_URL": stack.variables["CELERY_BROKER_URL"][:-1] + "5",
+            "CELERY_RESULT_BACKEND": stack.variables["CELERY_RESULT_BACKEND"][:-1] + "6",
         }
         variables = stack.variables | changes
         log = stack.logs / "other-worker"

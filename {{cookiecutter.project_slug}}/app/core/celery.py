@@ -14,6 +14,9 @@ from asgi_correlation_id import correlation_id
 from celery import Celery, Task, signals
 from celery.result import AsyncResult
 from celery.schedules import crontab
+{% if cookiecutter.use_backup %}
+from kombu import Queue
+{% endif %}
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
@@ -138,12 +141,20 @@ celery_app.conf.update(
     task_publish_retry_policy=RETRY_ONCE,
     # The schedule is in Redis, under a lock: a second beat waits instead of doubling every run.
     # https://redbeat.readthedocs.io/en/latest/config.html
-    beat_scheduler="redbeat.RedBeatScheduler",
+    beat_scheduler="app.core.heartbeat.Scheduler",
     redbeat_redis_url=settings.celery.CELERY_BROKER_URL,
     redbeat_lock_timeout=30,
     # Wait for Redis, for ever.
     redbeat_redis_options={"retry_period": -1, "socket_timeout": 5, "socket_connect_timeout": 2},
     beat_max_loop_interval=5,
+    # Imported by the worker when it starts, for its signal handlers.
+    imports=["app.core.heartbeat"],
+{% if cookiecutter.use_backup %}
+    # A worker serves all of them, or those that -Q names: one with -Q celery is never kept
+    # waiting by a backup. Without a routing key of its own a queue would get every task.
+    task_queues=[Queue(name, routing_key=name) for name in ("celery", "backup")],
+    task_routes={"app.tasks.backup_database_task.*": {"queue": "backup"}},
+{% endif %}
 )
 
 celery_app.conf.beat_schedule = {

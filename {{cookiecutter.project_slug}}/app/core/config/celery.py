@@ -4,6 +4,7 @@ Not every option of Celery is here: what should be the same in every deployment 
 ``app/core/celery.py``.
 """
 
+from pathlib import Path
 from typing import Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -18,6 +19,8 @@ class CelerySettings(SettingsGroup):
 
     CELERY_BROKER_URL: str = "redis://localhost:6379/1"
     CELERY_RESULT_BACKEND: str = "redis://localhost:6379/2"
+    # Touched while the worker or beat does its work: see app/core/heartbeat.py.
+    CELERY_HEARTBEAT_FILE: Path | None = None
     # Only JSON is accepted from the queue: unpickling a message would run what it says.
     CELERY_TASK_SERIALIZER: Literal["json"] = "json"
     CELERY_RESULT_SERIALIZER: Literal["json"] = "json"

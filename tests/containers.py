@@ -1,0 +1,226 @@
+"""A baked project's Compose stack, run by the tests under a name of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from tests.conftest import unavailable
+
+# Tasks for the tests. A module in app/tasks/ is all it takes: the stack finds it by itself.
+PROBE = '''\
+"""Tasks that the template's tests use."""
+
+import time
+
+from celery import signals
+
+from app.core.celery import celery_app
+
+celery_app.conf.beat_schedule["probe"] = {"task": "app.tasks.probe.tick", "schedule": 2.0}
+
+
+def redis():
+    return celery_app.connection_for_write().default_channel.client
+
+
+@celery_app.task
+def tick():
+    pass
+
+
+@signals.before_task_publish.connect(sender="app.tasks.probe.tick")
+def note(**_):
+    redis().rpush("probe:ticks", time.time())
+
+
+@celery_app.task(bind=True)
+def work(self, seconds):
+    redis().rpush("probe:started", self.request.id)
+    time.sleep(seconds)
+    redis().rpush("probe:done", self.request.id)
+    return self.request.hostname
+'''
+
+
+def require(*command: str) -> None:
+    """End the test as unavailable unless a docker command such as ``docker info`` works."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except FileNotFoundError:
+        unavailable("docker is not on PATH: install Docker Engine and its Compose plugin")
+        return
+    if result.returncode:
+        unavailable(f"{' '.join(command)} fails: {result.stderr.strip().splitlines()[-1]}")
+
+
+def until(seconds: float, condition: Callable[[], Any], every: float = 0.25) -> Any:
+    """Return the first true value of ``condition``; fail when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(every)
+    return value
+
+
+def dotenv(path: Path) -> dict[str, str]:
+    """Return the variables of a .env file."""
+    lines = path.read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+@dataclass
+class Answer:
+    """What the API answered."""
+
+    status: int
+    body: Any
+
+
+class ComposeStack:
+    """A copy of a project and the containers that run it."""
+
+    def __init__(self, project: Path, folder: Path) -> None:
+        self.name = f"forge-{uuid4().hex[:8]}"
+        self.folder = folder / self.name
+        shutil.copytree(project, self.folder)
+        tasks = self.folder / "app" / "tasks"
+        if tasks.is_dir():
+            (tasks / "probe.py").write_text(PROBE)
+        self.services = sorted(self.config()["services"])
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The variables that generation gave a random value."""
+        values, example = (dotenv(self.folder / name) for name in (".env", ".env.example"))
+        return {name: values[name] for name, value in example.items() if not value}
+
+    def run(self, *command: str, check: bool = True, input: str | None = None) -> str:
+        """Run a program in the project and return its output."""
+        ours = {"COMPOSE_PROJECT_NAME": self.name, "IMAGE_TAG": self.name}
+        # Port 0: any that is free.
+        ports = {"APP_PORT": "0", "FLOWER_PORT": "0", "DATABASE_PORT": "0"}
+        result = subprocess.run(
+            command,
+            cwd=self.folder,
+            env={**os.environ, **ours, **ports},
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        if check and result.returncode:
+            raise AssertionError(f"{' '.join(command)}\n{result.stdout}\n{result.stderr}")
+        return result.stdout
+
+    def compose(self, *arguments: str, **options: Any) -> str:
+        """Run docker compose."""
+        return self.run("docker", "compose", *arguments, **options)
+
+    def config(self) -> dict[str, Any]:
+        """Return the configuration as Compose understands it."""
+        config: dict[str, Any] = json.loads(self.compose("config", "--format", "json"))
+        return config
+
+    def up(self, *arguments: str) -> None:
+        """Start, or go on, until every service is healthy."""
+        try:
+            self.compose("up", "-d", "--wait", "--wait-timeout", "180", *arguments)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.compose('logs', '--tail=40')}") from None
+
+    def end(self) -> None:
+        """Remove the containers, the volumes and the image."""
+        self.compose("down", "--volumes", "--rmi=local", "--timeout=1", check=False)
+        images = self.run("docker", "images", "-q", f"*:{self.name}").split()
+        if images:
+            self.run("docker", "rmi", "--force", *set(images), check=False)
+
+    def containers(self, *services: str) -> list[dict[str, Any]]:
+        """Return the state of each container, ended ones too."""
+        lines = self.compose("ps", "--all", "--format=json", *services).splitlines()
+        return [json.loads(line) for line in lines]
+
+    def health(self, service: str) -> str:
+        """Return the health of a service's only container."""
+        [container] = self.containers(service)
+        return str(container["Health"])
+
+    def execute(self, service: str, *command: str, **options: Any) -> str:
+        """Run a program in a running container."""
+        return self.compose("exec", "-T", service, *command, **options)
+
+    def python(self, code: str) -> Any:
+        """Run code in the API's container and return what it assigns to ``answer``, as JSON."""
+        output = self.execute(
+            "app", "python", "-", input=f"import json\n{code}\nprint(json.dumps(answer))"
+        )
+        return json.loads(output.splitlines()[-1])
+
+    def redis(self, *command: str) -> list[str]:
+        """Run a command on the broker's database."""
+        return self.execute("redis", "redis-cli", "-n", "1", *command).split()
+
+    def queue_work(self, count: int, seconds: float) -> list[str]:
+        """Queue ``count`` tasks that take ``seconds`` and return their ids."""
+        ids: list[str] = self.python(
+            "from app.tasks.probe import work\n"
+            f"answer = [work.delay({seconds}).id for _ in range({count})]"
+        )
+        return ids
+
+    def results(self, ids: list[str]) -> list[tuple[str, Any]]:
+        """Return the state and result of each task."""
+        found: list[tuple[str, Any]] = self.python(
+            "from app.core.celery import celery_app\n"
+            f"metas = [celery_app.backend.get_task_meta(i) for i in {ids!r}]\n"
+            "answer = [(meta['status'], str(meta['result'])) for meta in metas]"
+        )
+        return found
+
+    def http(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str = "",
+        json_body: Any = None,
+        form: dict[str, str] | None = None,
+    ) -> Answer:
+        """Send a request to the API."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        data = None
+        if json_body is not None:
+            data, headers["Content-Type"] = json.dumps(json_body).encode(), "application/json"
+        elif form is not None:
+            data = urllib.parse.urlencode(form).encode()
+        url = f"http://{self.address('app', 8000)}{path}"
+        request = urllib.request.Request(url, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return Answer(response.status, json.load(response))
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, json.load(error))
+
+    def address(self, service: str, port: int) -> str:
+        """Return where a service's port is published."""
+        return self.compose("port", service, str(port)).strip()
+
+    def login(self, email: str) -> str:
+        """Log in, after registering if need be, and return the access token."""
+        password = "correct horse battery staple"
+        self.http("POST", "/auth/register", json_body={"email": email, "password": password})
+        answer = self.http("POST", "/auth/token", form={"username": email, "password": password})
+        assert answer.status == 200, answer
+        token: str = answer.body["access_token"]
+        return token

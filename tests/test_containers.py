@@ -1,0 +1,295 @@
+"""The Compose stack, built and run: what it promises, it does.
+
+One stack for each database and for each answer that takes services away; all checks of a stack
+share it, and it is torn down at the end. Run one with -k postgresql.
+"""
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import Answers, Bake
+from tests.containers import ComposeStack, dotenv, require, until
+
+STACKS: dict[str, Answers] = {
+    "postgresql": {"database": "postgresql", "python_version": "3.13"},
+    "mysql": {"database": "mysql", "python_version": "3.12"},
+    "sqlite": {"database": "sqlite", "python_version": "3.11"},
+    "without_celery": {"database": "postgresql", "use_celery": False},
+    "without_redis": {"database": "sqlite", "use_celery": False, "use_redis": False},
+}
+
+
+def on(*names: str) -> pytest.MarkDecorator:
+    """Run a test on these stacks, each stack by one worker."""
+    params = [pytest.param(name, marks=pytest.mark.xdist_group(f"stack-{name}")) for name in names]
+    return pytest.mark.parametrize("stack", params, indirect=True, scope="module")
+
+
+on_all = on(*STACKS)
+with_celery = on("postgresql", "mysql", "sqlite")
+# What would tell nothing new on another one.
+on_one = on("postgresql")
+
+
+@pytest.fixture(scope="module")
+def stack(
+    request: pytest.FixtureRequest, bake: Bake, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComposeStack]:
+    """A stack that is up and healthy."""
+    require("docker", "compose", "version")
+    require("docker", "info")
+    project = bake(project_name=f"Stack {request.param}", **STACKS[request.param])
+    stack = ComposeStack(project, tmp_path_factory.mktemp("stack"))
+    try:
+        stack.up("--build")
+        yield stack
+    finally:
+        stack.end()
+
+
+@on_all
+def test_every_service_is_healthy(stack: ComposeStack) -> None:
+    states = {c["Service"]: (c["State"], c["Health"], c["ExitCode"]) for c in stack.containers()}
+    assert states.pop("db-migrate") == ("exited", "", 0)
+    assert states == {
+        name: ("running", "healthy", 0) for name in stack.services if name != "db-migrate"
+    }
+
+
+@on_all
+def test_nobody_runs_as_root(stack: ComposeStack) -> None:
+    for container in stack.containers():
+        if container["State"] == "running":
+            lines = stack.run("docker", "top", container["ID"], "-eo", "uid,pid").splitlines()[1:]
+            assert lines
+            assert "0" not in {line.split()[0] for line in lines}, container["Service"]
+
+
+@on_all
+def test_the_image_holds_no_secret_and_no_compiler(stack: ComposeStack) -> None:
+    image = stack.config()["services"]["app"]["image"]
+    history = stack.run("docker", "history", "--no-trunc", image)
+    settings = stack.run("docker", "inspect", image)
+    look = "find / -xdev -name '.env*' -o -xdev -name uv -type f; command -v gcc cc uv || true"
+    # As root: nothing is hidden from it.
+    found = stack.run("docker", "run", "--rm", "--user=0", image, "sh", "-c", look)
+    assert not found
+    for name, secret in stack.secrets.items():
+        assert secret not in history, name
+        assert secret not in settings, name
+
+
+@on("postgresql", "mysql", "without_celery")
+def test_the_dump_client_is_of_the_server_s_version(stack: ComposeStack) -> None:
+    number = re.compile(r"\d+\.\d+\S*")
+    if "postgres" in stack.config()["services"]["db"]["image"]:
+        pairs = [("pg_dump", "postgres"), ("psql", "postgres")]
+    else:
+        pairs = [("mysqldump", "mysqld"), ("mysql", "mysqld")]
+    for client, server in pairs:
+        ours = number.search(stack.execute("app", client, "--version"))
+        theirs = number.search(stack.execute("db", server, "--version"))
+        assert ours
+        assert theirs
+        assert ours[0] == theirs[0]
+
+
+@on_all
+def test_the_api_talks(stack: ComposeStack) -> None:
+    body = {"email": "first@example.com", "password": "correct horse battery staple"}
+    assert stack.http("POST", "/auth/register", json_body=body).status == 201
+    assert stack.http("POST", "/auth/register", json_body=body).status == 409
+    assert stack.http("GET", "/users/me").status == 401
+    token = stack.login("first@example.com")
+    assert stack.http("GET", "/users/me", token=token).body["email"] == "first@example.com"
+    ready = stack.http("GET", "/health/ready")
+    assert ready.status == 200
+    assert set(ready.body["dependencies"].values()) == {"ok"}
+
+
+@with_celery
+def test_a_notification_is_queued_and_sent(stack: ComposeStack) -> None:
+    first, second = stack.login("first@example.com"), stack.login("second@example.com")
+    assert stack.http("POST", "/notify?user_id=1&message=hi").status == 401
+    queued = stack.http("POST", "/notify?user_id=1&message=hi", token=first)
+    assert queued.status == 202
+    assert queued.body["status"] == "queued"
+    path = f"/task/{queued.body['task_id']}"
+
+    def finished() -> Any:
+        answer = stack.http("GET", path, token=first)
+        assert answer.status == 200
+        return answer.body if answer.body["status"] == "SUCCESS" else None
+
+    assert until(20, finished)["result"] == {"status": "sent", "user_id": 1}
+    assert stack.http("GET", path).status == 401
+    assert stack.http("GET", path, token=second).status == 404
+    assert stack.http("GET", "/task/no-such-task", token=first).status == 404
+
+
+@with_celery
+def test_flower_asks_for_a_password_and_has_metrics(stack: ComposeStack) -> None:
+    url = f"http://{stack.address('flower', 5555)}"
+    secret = dotenv(stack.folder / ".env")["FLOWER_PASSWORD"]
+
+    def status(path: str, *user: str) -> str:
+        return stack.run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", *user, url + path)
+
+    assert status("/workers") == "401"
+    assert status("/api/workers") == "401"
+    assert status("/workers", "--user", "admin:wrong") == "401"
+    assert status("/workers", "--user", f"admin:{secret}") == "200"
+    assert "flower_events_total" in stack.run("curl", "-s", f"{url}/metrics")
+
+
+@on("postgresql", "mysql", "sqlite", "without_celery")
+def test_redis_wants_its_password_and_keeps_what_it_has(stack: ComposeStack) -> None:
+    refused = stack.execute("redis", "sh", "-c", "REDISCLI_AUTH= redis-cli ping 2>&1", check=False)
+    assert "NOAUTH" in refused
+    config = stack.redis("CONFIG", "GET", "maxmemory-policy") + stack.redis(
+        "CONFIG", "GET", "appendonly"
+    )
+    assert config == ["maxmemory-policy", "noeviction", "appendonly", "yes"]
+    for container in stack.containers("redis"):
+        commands = stack.run("docker", "top", container["ID"], "-eo", "pid,args")
+        assert dotenv(stack.folder / ".env")["REDIS_PASSWORD"] not in commands
+
+
+@with_celery
+def test_sigterm_lets_a_running_task_finish(stack: ComposeStack) -> None:
+    [task] = stack.queue_work(1, 5)
+    until(20, lambda: task in stack.redis("LRANGE", "probe:started", "0", "-1"))
+    stack.compose("stop", "celery-worker")
+    [(status, _)] = stack.results([task])
+    assert status == "SUCCESS"
+    [container] = stack.containers("celery-worker")
+    assert container["ExitCode"] != 137  # it was not killed
+    stack.up()
+
+
+@on_one
+def test_a_worker_serves_every_queue(stack: ComposeStack) -> None:
+    code = """
+from app.core.celery import celery_app
+[queues] = celery_app.control.inspect().active_queues().values()
+answer = sorted(queue["name"] for queue in queues)
+"""
+    assert stack.python(code) == ["backup", "celery"]
+
+
+@on("postgresql", "mysql")
+def test_the_database_may_go_away(stack: ComposeStack) -> None:
+    token = stack.login("first@example.com")
+    stack.compose("stop", "db")
+    until(20, lambda: stack.http("GET", "/health/ready").status == 503)
+    assert stack.http("GET", "/health/ready").body["dependencies"]["database"] == "down"
+    assert stack.http("GET", "/health/live").status == 200
+    task = stack.python(
+        "from app.tasks.example_task import process_user_data\n"
+        "answer = process_user_data.delay(1).id"
+    )
+    until(20, lambda: stack.results([task])[0][0] == "RETRY")
+    stack.compose("start", "db")
+    until(30, lambda: stack.http("GET", "/health/ready").status == 200)
+    until(60, lambda: stack.results([task])[0][0] == "SUCCESS", every=1)
+    assert stack.http("GET", "/users/me", token=token).status == 200
+    starts = {
+        c["Service"]: stack.run("docker", "inspect", "-f", "{{.RestartCount}}", c["ID"])
+        for c in stack.containers("app", "celery-worker")
+    }
+    assert set(starts.values()) == {"0\n"}
+
+
+@on_all
+def test_data_outlives_the_containers(stack: ComposeStack) -> None:
+    token = stack.login("keeper@example.com")
+    me = stack.http("GET", "/users/me", token=token).body
+    stack.compose("down", "--timeout=20")
+    assert not stack.containers()
+    stack.up()
+    # The token is still good too: the secret has not changed.
+    assert stack.http("GET", "/users/me", token=token).body == me
+
+
+@on_one
+def test_three_workers_share_the_work_and_one_may_be_killed(stack: ComposeStack) -> None:
+    stack.up("--scale", "celery-worker=3", "--no-recreate")
+    workers = stack.containers("celery-worker")
+    assert len(workers) == 3
+    tasks = stack.queue_work(300, 0.3)
+    until(30, lambda: int(stack.redis("LLEN", "probe:done")[0]) > 60)
+    stack.run("docker", "kill", "--signal=KILL", workers[0]["ID"])
+    until(150, lambda: {s for s, _ in stack.results(tasks)} == {"SUCCESS"}, every=2)
+    shares = Counter(host for _, host in stack.results(tasks))
+    assert len(shares) == 3
+    stack.up("--scale", "celery-worker=1", "--no-recreate")
+
+
+@on_one
+def test_redis_restarting_loses_nothing_that_was_accepted(stack: ComposeStack) -> None:
+    token = stack.login("first@example.com")
+    accepted: list[str] = []
+    refused = 0
+    done = threading.Event()
+
+    def send() -> None:
+        nonlocal refused
+        while not done.is_set():
+            answer = stack.http("POST", "/notify?user_id=1&message=hi", token=token)
+            if answer.status == 202:
+                accepted.append(answer.body["task_id"])
+            else:
+                assert answer.status == 503, answer
+                refused += 1
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    until(30, lambda: len(accepted) > 50)
+    stack.compose("restart", "redis")
+    before = len(accepted)
+    until(60, lambda: len(accepted) > before + 50)
+    done.set()
+    for thread in threads:
+        thread.join()
+    until(60, lambda: {s for s, _ in stack.results(accepted)} == {"SUCCESS"}, every=1)
+
+
+@on_one
+def test_two_beats_run_the_schedule_once(stack: ComposeStack) -> None:
+    stack.compose("up", "-d", "--scale", "celery-beat=2", "--no-recreate")
+    stack.redis("DEL", "probe:ticks")
+    until(40, lambda: int(stack.redis("LLEN", "probe:ticks")[0]) >= 8)
+    ticks = sorted(map(float, stack.redis("LRANGE", "probe:ticks", "0", "-1")))
+    gaps = [later - earlier for earlier, later in zip(ticks, ticks[1:], strict=False)]
+    assert min(gaps) > 1, gaps
+    # The one that works ends; the other takes over.
+    stack.compose("up", "-d", "--scale", "celery-beat=1", "--no-recreate")
+    stack.up()
+
+
+@on_one
+def test_a_stuck_worker_and_a_stuck_beat_are_noticed(stack: ComposeStack) -> None:
+    services = ("celery-worker", "celery-beat")
+    stack.compose("kill", "--signal=STOP", *services)
+    for service in services:
+        until(60, lambda s=service: stack.health(s) == "unhealthy", every=1)
+    assert stack.health("app") == "healthy"
+    stack.compose("kill", "--signal=CONT", *services)
+    for service in services:
+        until(60, lambda s=service: stack.health(s) == "healthy", every=1)
+
+
+@on_one
+def test_a_worker_without_redis_is_noticed(stack: ComposeStack) -> None:
+    stack.compose("stop", "redis")
+    until(75, lambda: stack.health("celery-worker") == "unhealthy", every=1)
+    assert stack.health("app") == "healthy"
+    stack.compose("start", "redis")
+    for service in ("celery-worker", "celery-beat"):
+        until(75, lambda s=service: stack.health(s) == "healthy", every=1)
