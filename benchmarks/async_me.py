@@ -1,13 +1,12 @@
 """``GET /users/me`` of a generated project again, with an asynchronous engine and driver."""
 
-from fastapi import FastAPI, HTTPException
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-
 from app.api.deps import CurrentUserId
 from app.api.routes.users import UserResponse
 from app.core.config.settings import settings
 from app.main import app as complete
 from app.models import User
+from fastapi import FastAPI, HTTPException
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 engine = create_async_engine(
     settings.database.DATABASE_URL, pool_pre_ping=True, pool_size=5, max_overflow=10

@@ -14,10 +14,11 @@ from pathlib import Path
 from statistics import median
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent))
 
-from stack import Postgres, Stack, bake, free_port, wait_until  # noqa: E402
 from tables import ratios, show, write  # noqa: E402
+
+from tests.stack import Postgres, Stack, bake, free_port, wait_until  # noqa: E402
 
 RUNS = 5
 SECTIONS = {}
@@ -55,7 +56,7 @@ def section(function):
 
 def stack(project, folder, **environment):
     """Return a stack where the bare app has databases 5 and 6 of the same Redis."""
-    made = Stack(project, folder, LOG_LEVEL="WARNING", **environment)
+    made = Stack(project, folder, **{"LOG_LEVEL": "WARNING"} | environment)
     made.environment |= {
         "BARE_BROKER": f"redis://127.0.0.1:{made.redis_port}/5",
         "BARE_BACKEND": f"redis://127.0.0.1:{made.redis_port}/6",
@@ -72,7 +73,7 @@ def of_bare(made):
 def start_workers(made, processes):
     """Start both workers, each with so many processes."""
     made.start_worker("ours", CELERY_WORKER_CONCURRENCY=str(processes), LOG_LEVEL="INFO")
-    celery = [sys.executable, "-m", "celery", "--workdir", str(HERE), "-A", "bare.celery_app"]
+    celery = [made.python, "-m", "celery", "--workdir", str(HERE), "-A", "bare.celery_app"]
     made.start(
         "bare",
         *(*celery, "worker", "-c", str(processes), "--loglevel=info", "-n", "bare@%h"),
@@ -158,7 +159,7 @@ def latency(project, folder):
                 path = str(project if side == "ours" else HERE)
                 code = LATENCY.format(path=path, module=module)
                 out = subprocess.run(
-                    [sys.executable, "-c", code],
+                    [made.python, "-c", code],
                     env=made.environment | (of_bare(made) if side == "bare" else {}),
                     cwd=project,
                     check=True,
@@ -192,7 +193,7 @@ def start_naive(made, name, **environment):
     port = free_port()
     made.start(
         name,
-        *(sys.executable, "-m", "uvicorn", "bare:app", "--app-dir", str(HERE), "--port", str(port)),
+        *(made.python, "-m", "uvicorn", "bare:app", "--app-dir", str(HERE), "--port", str(port)),
         BARE_API="1",
         CELERY_BROKER_URL=environment["BARE_BROKER"],
         CELERY_RESULT_BACKEND=environment["BARE_BACKEND"],
@@ -214,7 +215,8 @@ def start_naive(made, name, **environment):
 def enqueue(project, folder):
     """Requests per second through the API."""
     lines = [
-        "| `POST /notify` | clients | ours/s | naive/s | ratio | our `/health/live` p50, p99 ms | naive's |",
+        "| `POST /notify` | clients | ours/s | naive/s | ratio "
+        "| our `/health/live` p50, p99 ms | naive's |",
         "|---|---|---|---|---|---|---|",
     ]
     path = "/notify?user_id=1&message=hello"
@@ -253,7 +255,7 @@ def enqueue(project, folder):
                         results[side].append(load(port, clients, 1.5, "POST", path, token))
                         made.broker.flushall()
 
-                def column(side, name, digits):
+                def column(side, name, digits, results=results):
                     return show([run[name] for run in results[side]], digits)
 
                 good = where != "refused" and clients
@@ -277,9 +279,13 @@ def enqueue(project, folder):
 def database(project, folder):
     """The one synchronous engine beside an asynchronous one."""
     lines = [
-        "| `GET /users/me`, PostgreSQL | ours/s | asynchronous/s | ratio | our p99 ms | its p99 ms |",
+        "| `GET /users/me`, PostgreSQL | ours/s | asynchronous/s | ratio "
+        "| our p99 ms | its p99 ms |",
         "|---|---|---|---|---|---|",
     ]
+    uv = os.environ.get("UV", "uv")
+    command = [uv, "pip", "install", "--quiet", "sqlalchemy[asyncio]"]
+    subprocess.run(command, check=True, env=os.environ | {"VIRTUAL_ENV": str(project / ".venv")})
     made = stack(project, folder / "database")
     made.postgres = Postgres(made)
     with made:
@@ -290,7 +296,7 @@ def database(project, folder):
         other = free_port()
         made.start(
             "async",
-            *(sys.executable, "-m", "uvicorn", "async_me:app", "--port", str(other)),
+            *(made.python, "-m", "uvicorn", "async_me:app", "--port", str(other)),
             PYTHONPATH=os.pathsep.join([str(HERE), str(project)]),
         )
         wait_until(lambda: "running on" in made.log("async") or free_to_ask(other))
@@ -304,8 +310,9 @@ def database(project, folder):
             rate = {side: [run["rate"] for run in results[side]] for side in results}
             p99 = {side: [run["p99"] for run in results[side]] for side in results}
             lines.append(
-                f"| {clients} client{'s' * (clients > 1)} | {show(rate['ours'])} | {show(rate['async'])} | "
-                f"{show(ratios(rate['ours'], rate['async']), 2)} | {show(p99['ours'])} | {show(p99['async'])} |"
+                f"| {clients} client{'s' * (clients > 1)} | {show(rate['ours'])} "
+                f"| {show(rate['async'])} | {show(ratios(rate['ours'], rate['async']), 2)} "
+                f"| {show(p99['ours'])} | {show(p99['async'])} |"
             )
             print(lines[-1], flush=True)
     return lines
@@ -346,13 +353,13 @@ def start(project, folder):
                 module, cwd = ("app.main", project) if side == "ours" else ("bare", HERE)
                 begin = time.perf_counter()
                 subprocess.run(
-                    [sys.executable, "-c", f"import {module}"],
+                    [made.python, "-c", f"import {module}"],
                     cwd=cwd,
                     env=made.environment | {"BARE_API": "1"},
                     check=True,
                 )
                 imports[side].append(time.perf_counter() - begin)
-        celery = [sys.executable, "-m", "celery"]
+        celery = [made.python, "-m", "celery"]
         bare = [*celery, "--workdir", str(HERE), "-A", "bare.celery_app"]
         commands = {"ours": [*celery, "-A", "app.core.celery.celery_app"], "bare": bare}
         for number in range(RUNS):
@@ -389,7 +396,8 @@ def start(project, folder):
 def growth(project, folder):
     """Cost as the queue grows."""
     lines = [
-        "| waiting tasks | enqueue, ms per task | Redis memory, bytes per task | drained per second |",
+        "| waiting tasks | enqueue, ms per task "
+        "| Redis memory, bytes per task | drained per second |",
         "|---|---|---|---|",
     ]
     with stack(project, folder / "growth") as made:
