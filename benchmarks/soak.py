@@ -87,6 +87,7 @@ def main(minutes=10.0):
     with tempfile.TemporaryDirectory(prefix="forge-") as folder:
         project = bake(Path(folder))
         with Stack(project, Path(folder) / "soak", LOG_LEVEL="INFO") as stack:
+            stack.client.conf.result_backend = None
             stack.client.conf.task_publish_retry = False
             stack.client.conf.broker_transport_options = {"socket_timeout": 3}
             soak = Soak(stack)

@@ -125,8 +125,7 @@ class QoS(redis.QoS):  # type: ignore[misc]
         """Forget a message. While Redis is away, or its connection was another one: later."""
         virtual.QoS.ack(self, delivery_tag)
         try:
-            if self.channel.closed:
-                raise ConnectionError
+            self.channel.check_open()
             acknowledge(self.channel, delivery_tag)
         except UNAVAILABLE:
             _to_acknowledge.add(delivery_tag)
@@ -145,6 +144,7 @@ class QoS(redis.QoS):  # type: ignore[misc]
         """Put a message back into its queue. While Redis is away the guard does it later."""
         _held.pop(tag, None)
         try:
+            self.channel.check_open()
             give_back(self.channel, tag, lost=leftmost)
         except UNAVAILABLE:
             log.warning("a message goes back to its queue later: Redis is away")
@@ -179,7 +179,13 @@ class Channel(redis.Channel):  # type: ignore[misc]
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
         """Lend a client: one for all. Kombu makes one each time, a fifth of the cost of queuing."""
+        self.check_open()
         yield client or self._shared_client
+
+    def check_open(self) -> None:
+        """Raise ConnectionError when the connection was given up, as after an outage of Redis."""
+        if self.closed or self.connection is None or self.connection.client is None:
+            raise ConnectionError("the connection was closed")
 
     @cached_property
     def _shared_client(self) -> Any:
