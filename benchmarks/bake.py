@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from report import write_section
+from tables import write
 
 FORGE = Path(__file__).parents[1]
 RUNS = 11
@@ -58,7 +58,9 @@ def main() -> None:
         median = statistics.median(values)
         low, high = min(values), max(values)
         lines.append(f"| {name} | {median:.2f} ({low:.2f} to {high:.2f}) | {median / base:.2f} |")
-    write_section("bake", "\n".join(lines))
+    table = "\n".join(lines)
+    print(table)
+    write("bake", table)
 
 
 if __name__ == "__main__":

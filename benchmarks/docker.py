@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cookiecutter.main import cookiecutter
-from report import write_section
+from tables import write
 
 TEMPLATE = Path(__file__).parents[1]
 RUNS = 3
@@ -99,7 +99,7 @@ def main() -> None:
         "| project | MB above the base | cold build, s | after a source change, s |",
         "|---|---|---|---|",
     ]
-    write_section("docker", "\n".join([*head, *lines]))
+    write("docker", "\n".join([*head, *lines]))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from celery.exceptions import SoftTimeLimitExceeded
-
 from app.core.celery import DatabaseUnavailableError, celery_app, with_db_init
 from app.core.idempotency import once
+from celery.exceptions import SoftTimeLimitExceeded
 
 log = structlog.get_logger(__name__)
 

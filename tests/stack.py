@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -23,13 +22,17 @@ TESTS = Path(__file__).parent
 
 
 def bake(folder, database="sqlite", **answers):
-    """Generate a project with the fault tests' tasks; return its folder."""
+    """Generate a project with the fault tests' tasks and its own environment; return its folder."""
     answers = {"project_slug": f"faults-{database}", "database": database} | answers
     with cookiecutter_is_quiet():
         project = cookiecutter(
             str(TESTS.parent), no_input=True, output_dir=str(folder), extra_context=answers
         )
     shutil.copy(TESTS / "faults.py", Path(project) / "app" / "tasks")
+    names = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    command = [shutil.which("uv") or os.environ["UV"], "sync", "--quiet", "--no-dev"]
+    subprocess.run(command, cwd=project, env=environment, check=True)
     return Path(project)
 
 
@@ -37,7 +40,7 @@ def bake(folder, database="sqlite", **answers):
 def cookiecutter_is_quiet():
     """Keep what the hooks print out of the tests' output."""
     saved = os.dup(1)
-    with open(os.devnull, "w") as nothing:
+    with Path(os.devnull).open("w") as nothing:
         os.dup2(nothing.fileno(), 1)
     try:
         yield
@@ -72,6 +75,7 @@ class Stack:
         self.project, self.folder = Path(project), Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.runs_file = self.folder / "runs"
+        self.python = str(self.project / ".venv" / "bin" / "python")
         self.redis_port = free_port()
         self.redis_options = redis_options
         self.postgres = None
@@ -171,13 +175,13 @@ class Stack:
 
     def migrate(self):
         """Bring the database to the newest revision."""
-        self.start("alembic", sys.executable, "-m", "alembic", "upgrade", "head")
+        self.start("alembic", self.python, "-m", "alembic", "upgrade", "head")
         code = self.processes.pop("alembic").wait(60)
         assert code == 0, self.log("alembic")
 
     def start_worker(self, name="worker", *arguments, wait=True, **environment):
         """Start a worker and wait until it takes tasks."""
-        celery = (sys.executable, "-m", "celery", "-A", "app.core.celery.celery_app", "worker")
+        celery = (self.python, "-m", "celery", "-A", "app.core.celery.celery_app", "worker")
         self.start(name, *celery, "-n", f"{name}@%h", "--loglevel=info", *arguments, **environment)
         if wait:
             wait_until(
@@ -188,7 +192,7 @@ class Stack:
 
     def start_beat(self, name="beat", **environment):
         """Start beat."""
-        celery = (sys.executable, "-m", "celery", "-A", "app.core.celery.celery_app", "beat")
+        celery = (self.python, "-m", "celery", "-A", "app.core.celery.celery_app", "beat")
         self.start(name, *celery, "--loglevel=info", **environment)
 
     def start_api(self, name="api", **environment):
@@ -196,7 +200,7 @@ class Stack:
         port = free_port()
         self.start(
             name,
-            *(sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(port)),
+            *(self.python, "-m", "uvicorn", "app.main:app", "--port", str(port)),
             **environment,
         )
         api = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)

@@ -1,7 +1,7 @@
 """Faults on real processes: what the client saw, what ran, how often.
 
-``python tests/test_delivery.py`` prints the table of it; under pytest each row is a test. The faults
-run side by side, each with a Redis, workers and databases of its own.
+``python -m tests.test_delivery`` prints the table of it; under pytest each row is a test. The
+faults run side by side, each with a Redis, workers and databases of its own.
 """
 
 import json
@@ -15,12 +15,15 @@ import time
 import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
-from stack import Postgres, Stack, bake, free_port, wait_until
+
+from tests.stack import Postgres, Stack, bake, wait_until
+
+# One process runs them all, side by side.
+pytestmark = pytest.mark.xdist_group("delivery")
 
 # What a fault test hands back for the table.
 FAULTS = {}
@@ -170,9 +173,8 @@ def killed_under_load(stack):
     for number in range(5):
         before = sum(stack.runs("end").values())
         stack.start_worker(f"w{number}")
-        wait_until(
-            lambda before=before: sum(stack.runs("end").values()) > before + 100 + 37 * number
-        )
+        enough = before + 100 + 37 * number
+        wait_until(lambda enough=enough: sum(stack.runs("end").values()) > enough)
         stack.kill(f"w{number}")
     stack.start_worker("last")
     wait_until(lambda: len(stack.runs("end")) == len(keys), 90, "tasks were lost")

@@ -59,6 +59,8 @@ def configure_logging() -> None:
         logger.handlers = []
         logger.propagate = True
     logging.getLogger("uvicorn.access").addFilter(_drop_query)
+    # "Task received", a line for each; that it succeeded or failed is another.
+    logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

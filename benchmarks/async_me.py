@@ -1,0 +1,27 @@
+"""``GET /users/me`` of a generated project again, with an asynchronous engine and driver."""
+
+from app.api.deps import CurrentUserId
+from app.api.routes.users import UserResponse
+from app.core.config.settings import settings
+from app.main import app as complete
+from app.models import User
+from fastapi import FastAPI, HTTPException
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+
+engine = create_async_engine(
+    settings.database.DATABASE_URL, pool_pre_ping=True, pool_size=5, max_overflow=10
+)
+session_of = async_sessionmaker(engine, expire_on_commit=False)
+
+
+async def read_me(user_id: CurrentUserId) -> UserResponse:
+    async with session_of() as session, session.begin():
+        user = await session.get(User, user_id)
+        if user is None:
+            raise HTTPException(401)
+        return UserResponse(id=user.id, email=user.email)
+
+
+app: FastAPI = complete
+app.router.routes = [route for route in app.router.routes if route.path != "/users/me"]
+app.get("/users/me")(read_me)
