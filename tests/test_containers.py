@@ -4,6 +4,7 @@ One stack for each database and for each answer that takes services away; all ch
 share it, and it is torn down at the end. Run one with -k postgresql.
 """
 
+import json
 import re
 import threading
 from collections import Counter
@@ -204,6 +205,46 @@ def test_the_database_may_go_away(stack: ComposeStack) -> None:
         for c in stack.containers("app", "celery-worker")
     }
     assert set(starts.values()) == {"0\n"}
+
+
+@on_all
+def test_a_backup_is_made_verified_and_restored(stack: ComposeStack) -> None:
+    kept = stack.login("kept@example.com")
+    made = json.loads(backup(stack, "create", "--json"))
+    assert made["path"].startswith("/backups/")
+    listed = json.loads(backup(stack, "list", "--json"))
+    assert [one["file"] for one in listed] == [made["path"].removeprefix("/backups/")]
+    backup(stack, "verify", made["path"])
+    lost = stack.login("lost@example.com")
+    backup(stack, "restore", made["path"], "--yes")
+    # The API that runs all the while sees the database of before.
+    assert stack.http("GET", "/users/me", token=kept).status == 200
+    assert stack.http("GET", "/users/me", token=lost).status == 401
+    assert stack.http("GET", "/health/ready").status == 200
+
+
+@with_celery
+def test_the_backup_task_has_a_queue_of_its_own(stack: ComposeStack) -> None:
+    code = """
+from app.core.celery import celery_app
+from app.tasks.backup_database_task import backup_database_task
+router = celery_app.amqp.router
+answer = [
+    backup_database_task.delay(retention_days=30).id,
+    router.route({}, backup_database_task.name)["queue"].name,
+    router.route({}, "app.tasks.example_task.send_notification")["queue"].name,
+]
+"""
+    task, queue, other = stack.python(code)
+    assert (queue, other) == ("backup", "celery")
+    until(60, lambda: stack.results([task])[0][0] == "SUCCESS")
+    files = [one["file"] for one in json.loads(backup(stack, "list", "--json"))]
+    assert len(files) == 2, files
+
+
+def backup(stack: ComposeStack, *arguments: str) -> str:
+    """Run the backup command in the API's container."""
+    return stack.execute("app", "python", "-m", "app.backup", *arguments)
 
 
 @on_all
