@@ -7,7 +7,7 @@ a bake is short, and most of it is imports.
 import json
 import os
 
-ANSWERS = json.loads(r'''{{ cookiecutter | tojson }}''')
+ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 
 # Answer -> the paths that go when it is no. A path that needs two answers is under both.
 OWNED = {

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,10 @@ def stop(child: subprocess.Popen[bytes], sign: signal.Signals = signal.SIGTERM) 
     """Ask a program to end, then end its group by force, and return its exit code."""
     if child.poll() is None:
         child.send_signal(sign)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             child.wait(30)
-        except subprocess.TimeoutExpired:
-            pass
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     return child.wait()
 
 

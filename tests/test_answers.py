@@ -256,10 +256,7 @@ def hook_names() -> dict[str, object]:
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            if name == "DEPENDENCIES":
-                assert isinstance(node.value, ast.Call)
-                names[name] = ast.literal_eval(node.value.func.value).split()
-            elif name.isupper() and name != "ANSWERS":
+            if name.isupper() and name != "ANSWERS":
                 names[name] = ast.literal_eval(node.value)
     return names
 

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,10 @@ Bakes = list[tuple[Answers, Path]]
 
 # What may stand nowhere in a project, name or text, when the answer is no.
 WORDS_OF_ANSWER = {
-    "use_celery": r"celery|flower|redbeat|kombu|broker|beat\b|/notify|/task",
+    "use_celery": r"celery|flower|redbeat|kombu|broker|beat\b|/notify|/task/\{",
     "use_redis": r"redis",
     "use_backup": r"backup|isal|pg_dump|mysqldump|retention",
-    "use_docker": r"docker|compose|container",
+    "use_docker": r"docker|compose\b|container",
 }
 WORDS_OF_DATABASE = {
     "sqlite": r"sqlite",
@@ -81,6 +82,7 @@ def test_no_empty_folder_and_no_stray_white_space(bakes: Bakes) -> None:
             assert not text.endswith("\n\n"), f"{path} ends with an empty line"
             assert not re.search(r"[ \t]$", text, re.MULTILINE), f"{path}: white space at the end"
             assert "\n\n\n\n" not in text, f"{path}: three empty lines"
+            text = re.sub(r"^ *```python\n.*?```$", "code", text, flags=re.DOTALL | re.MULTILINE)
             if path.suffix not in (".py", ".mako"):
                 assert "\n\n\n" not in text, f"{path}: two empty lines"
 
@@ -161,3 +163,18 @@ def test_pruning_table_has_every_file_that_only_one_answer_needs(answer: str) ->
         if re.search(words, name, re.IGNORECASE):
             under = any(name == entry or name.startswith(f"{entry}/") for entry in owned)
             assert under, f"{name} is not in the pruning table under {answer}"
+
+
+def test_files_without_a_condition_are_copied() -> None:
+    """The list in the hook: every such file is in it, and no other."""
+    hook = (TEMPLATE / "hooks/pre_gen_project.py").read_text()
+    listed = re.search(r'set copied = "(.*?)"', hook, re.DOTALL)
+    assert listed
+    patterns = set(listed[1].split()) - {"#"}
+    for path in files_of(PROJECT):
+        if "__pycache__" in path.parts:
+            continue
+        name = str(path.relative_to(PROJECT))
+        is_listed = any(fnmatch(name, pattern) for pattern in patterns)
+        has_jinja = re.search(r"\{\{|\{%|\{#", path.read_text()) is not None
+        assert is_listed != has_jinja, f"{name}: {is_listed=}, {has_jinja=}"

@@ -17,7 +17,8 @@ def test_backup_is_made_and_verified(database: None) -> None:
     made = backup_database_task(retention_days=30)
     assert Path(made["path"]).is_file()
     assert made["revision"] == "0001"
-    assert set(made["tables"]) == {"alembic_version", "refresh_tokens", "users"}
+    tables = {name.rpartition(".")[2] for name in made["tables"]}
+    assert tables == {"alembic_version", "refresh_tokens", "users"}
     json.dumps(made)
     assert verify_backup_task()["path"] == made["path"]
 
@@ -45,7 +46,7 @@ def test_database_away_is_a_failure_in_the_words_of_the_tool(
     monkeypatch.setattr(module, "_config", lambda: away)
     result = module.backup_database_task.apply()
     assert result.status == "FAILURE"
-    with pytest.raises(BackupError, match={% if cookiecutter.database == "sqlite" %}"/nowhere/at/all.db"{% else %}f"{url.port}"{% endif %}):
+    with pytest.raises(BackupError, match="{{ "/nowhere/at/all.db" if cookiecutter.database == "sqlite" else "127.0.0.1" }}"):
         result.get()
 
 

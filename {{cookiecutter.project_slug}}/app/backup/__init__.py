@@ -1,6 +1,6 @@
 """Database backups that are proven to restore.
 
-Knows nothing of Celery or FastAPI: it works from cron, and can be lifted out. Every function
+Knows nothing of the API or of task queues: it works from cron, and can be lifted out. Every function
 takes a BackupConfig and returns plain JSON data; what goes wrong on purpose is a BackupError.
 """
 

@@ -35,7 +35,7 @@ def verify_backup(
         # A backup on a read-only medium has been verified as well.
         with suppress(OSError):
             store.mark_verified(path)
-        return store._backup(path).to_dict()
+        return store.backup_at(path).to_dict()
 
 
 def restore_backup(

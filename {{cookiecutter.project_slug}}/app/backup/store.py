@@ -119,7 +119,7 @@ def scan(config: BackupConfig) -> list[Backup]:
     prefix = re.escape(_prefix(config))
     name = re.compile(prefix + r"\d{8}_\d{6}" + re.escape(engine.SUFFIX))
     paths = config.directory.glob("*.gz") if config.directory.is_dir() else []
-    backups = [_backup(path) for path in paths if name.fullmatch(path.name)]
+    backups = [backup_at(path) for path in paths if name.fullmatch(path.name)]
     return sorted(backups, key=lambda one: one.manifest.sequence if one.manifest else 0)[::-1]
 
 
@@ -223,7 +223,8 @@ def _glob(text: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", text)
 
 
-def _backup(path: Path) -> Backup:
+def backup_at(path: Path) -> Backup:
+    """Return the backup in a file, with its problem if it has one."""
     try:
         manifest = read_manifest(path)
     except BackupError as error:

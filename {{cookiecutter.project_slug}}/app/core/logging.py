@@ -15,7 +15,7 @@ from app.core.config.settings import settings
 SECRET_NAME = re.compile("passw|secret|token|authorization|cookie|api_?key|credential", re.I)
 # In texts: the password of an URL, and what follows Bearer.
 SECRET_TEXT = re.compile(r"(://[^:/@\s]*:)[^@/\s]+(?=@)|(bearer\s+)\S+", re.I)
-# Added by libraries: a task's arguments and result by Celery, a coloured copy by uvicorn.
+# Added by libraries: what was passed in and came out, a coloured copy.
 UNWANTED = ("data", "color_message")
 
 
@@ -59,8 +59,6 @@ def configure_logging() -> None:
         logger.handlers = []
         logger.propagate = True
     logging.getLogger("uvicorn.access").addFilter(_drop_query)
-    # "Task received", a line for each; that it succeeded or failed is another.
-    logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

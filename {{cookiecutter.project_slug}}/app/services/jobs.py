@@ -17,12 +17,15 @@ from celery.utils.serialization import UnpickleableExceptionWrapper
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from app.core.broker import ResultBackend
 from app.core.celery import celery_app
 from app.core.config.settings import settings
 
 # What Celery, Kombu and the Redis client raise when Redis is away.
 QUEUE_ERRORS = (OperationalError, RedisError, RuntimeError, OSError)
 PROGRESS = "PROGRESS"
+# Nobody waits for a result in a process that answers requests.
+ResultBackend.subscribe_when_queued = False
 
 
 class QueueUnavailableError(Exception):

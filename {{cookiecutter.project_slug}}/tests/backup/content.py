@@ -16,7 +16,9 @@ users = sa.Table(
     sa.Column("name", sa.Unicode(200), nullable=False),
     sa.Column("name_length", sa.Integer, sa.Computed("length(name)", persisted=True)),
     sa.Column("order_id", sa.ForeignKey("order.select", use_alter=True, name="fk_users_order")),
+{% if cookiecutter.database == "sqlite" %}
     sqlite_autoincrement=True,
+{% endif %}
 )
 orders = sa.Table(
     "order",

@@ -1,0 +1,30 @@
+"""What takes longer than a generated project's own suite should: backups under load and kills."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import DATABASES, Bake, install, project_environment, uv
+
+HEAVY = Path(__file__).with_name("generated") / "backup_heavy.py"
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_backups_under_load_and_kills(bake: Bake, database: str, count) -> None:
+    """100 000 rows, writers that never stop, restores killed at any moment; on a real server."""
+    project = bake(database=database, use_celery=False, python_version="3.13")
+    shutil.copy(HEAVY, project / "tests/backup/test_heavy.py")
+    install(project, "3.13")
+    result = subprocess.run(
+        [uv(), "run", "--no-sync", "pytest", "-q", "tests/backup/test_heavy.py"],
+        cwd=project,
+        env=project_environment(),
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    count("heavy backup suites", 1)
