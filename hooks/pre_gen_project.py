@@ -22,7 +22,38 @@ TEXTS = ["project_name", "description", "author_name"]
 
 # Distributions that a project may depend on directly: a project of the same name would depend on
 # itself. tests/test_answers.py compares them with the pyproject.toml files that are generated.
-DEPENDENCIES = ["alembic", "asgi-correlation-id", "celery", "celery-redbeat", "celery-types", "cryptography", "fastapi", "flower", "honcho", "httpx2", "isal", "limits", "mypy", "psycopg", "pwdlib", "pydantic", "pydantic-settings", "pyjwt", "pymysql", "pytest", "python-multipart", "redis", "rich", "ruff", "sqlalchemy", "structlog", "typer", "types-pymysql", "uvicorn", "watchfiles"]
+DEPENDENCIES = [
+    "alembic",
+    "asgi-correlation-id",
+    "celery",
+    "celery-redbeat",
+    "celery-types",
+    "cryptography",
+    "fastapi",
+    "flower",
+    "honcho",
+    "httpx2",
+    "isal",
+    "limits",
+    "mypy",
+    "psycopg",
+    "pwdlib",
+    "pydantic",
+    "pydantic-settings",
+    "pyjwt",
+    "pymysql",
+    "pytest",
+    "python-multipart",
+    "redis",
+    "rich",
+    "ruff",
+    "sqlalchemy",
+    "structlog",
+    "typer",
+    "types-pymysql",
+    "uvicorn",
+    "watchfiles",
+]
 
 
 def problem(answers):

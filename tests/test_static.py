@@ -24,6 +24,7 @@ NOT_IMPORTED = {
     "celery-redbeat",  # named as the scheduler
     "cryptography",  # PyMySQL's, for passwords with caching_sha2_password
     "flower",  # a command of Celery's
+    "httpx2",  # the test client's
     "mypy",
     "psycopg",  # named in the database's URL
     "pymysql",
