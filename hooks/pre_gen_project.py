@@ -34,6 +34,7 @@ DEPENDENCIES = [
     "honcho",
     "httpx2",
     "isal",
+    "kombu",
     "limits",
     "mypy",
     "psycopg",

@@ -133,7 +133,7 @@ def test_dependencies_are_declared_and_used(bakes: Bakes, tools: Path) -> None:
 
 
 # Part of a declared package's own interface.
-TRANSITIVE = {"anyio", "kombu", "starlette"}
+TRANSITIVE = {"anyio", "starlette"}
 
 
 def normal(name: str) -> str:
