@@ -184,7 +184,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
     def check_open(self) -> None:
         """Raise ConnectionError when the connection was given up, as after an outage of Redis."""
-        if self.closed or self.connection is None or self.connection.client is None:
+        # Not self.closed: while it closes, it still puts messages back.
+        if self.connection is None or self.connection.client is None:
             raise ConnectionError("the connection was closed")
 
     @cached_property
