@@ -3,9 +3,6 @@
 import asyncio
 
 from fastapi import APIRouter, Response, status
-{% if cookiecutter.use_backup %}
-from fastapi.concurrency import run_in_threadpool
-{% endif %}
 from pydantic import BaseModel
 
 {% if cookiecutter.use_backup %}
@@ -44,7 +41,8 @@ async def ready(response: Response) -> Health:
         response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
 {% if cookiecutter.use_backup %}
     config = BackupConfig(settings.database.DATABASE_URL, settings.backup.BACKUP_DIR)
-    backups = await run_in_threadpool(backup_status, config)
+    # Not in the threads of the routes: they may all be waiting for a database that hangs.
+    backups = await asyncio.to_thread(backup_status, config)
 {% endif %}
     return Health(
         status="ok" if all(up) else "unavailable",
