@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,13 +53,15 @@ def bake(tmp_path_factory: pytest.TempPathFactory) -> Bake:
 
     def bake(**answers: str | bool) -> Path:
         folder = tmp_path_factory.mktemp("bake")
-        project = cookiecutter(
-            str(TEMPLATE),
-            no_input=True,
-            extra_context=answers,
-            output_dir=str(folder),
-            config_file=str(config),
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(home))  # Cookiecutter leaves files in it
+            project = cookiecutter(
+                str(TEMPLATE),
+                no_input=True,
+                extra_context=answers,
+                output_dir=str(folder),
+                config_file=str(config),
+            )
         return Path(project)
 
     return bake
@@ -118,6 +121,12 @@ def project_environment(**changes: str) -> dict[str, str]:
         if name not in names and not name.startswith(("PYTEST_XDIST", "UV_RUN_"))
     }
     return kept | changes
+
+
+def run_suite(project: Path, *arguments: str, timeout: float = 600) -> str:
+    """Run an installed project's tests, as its owner does; return what they printed."""
+    command = (uv(), "run", "--no-sync", "pytest", "-q", *arguments)
+    return run(*command, cwd=project, env=project_environment(), timeout=timeout).stdout
 
 
 def install(project: Path, python: str | None = None) -> None:

@@ -4,11 +4,9 @@ import json
 import os
 import shutil
 import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,15 +59,6 @@ def require(*command: str) -> None:
         return
     if result.returncode:
         unavailable(f"{' '.join(command)} fails: {result.stderr.strip().splitlines()[-1]}")
-
-
-def until(seconds: float, condition: Callable[[], Any], every: float = 0.25) -> Any:
-    """Return the first true value of ``condition``; fail when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(every)
-    return value
 
 
 def dotenv(path: Path) -> dict[str, str]:

@@ -15,8 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.conftest import project_environment, unavailable
 
 
@@ -27,13 +25,18 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60, what: str = "") -> Any:
+def wait_until(
+    condition: Callable[[], Any],
+    seconds: float = 60,
+    message: str = "it did not happen",
+    every: float = 0.1,
+) -> Any:
     """Poll until the condition is true and return its value; fail after so many seconds."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
-            pytest.fail(f"not true after {seconds:g} s: {what or condition}")
-        time.sleep(0.1)
+            raise AssertionError(f"{message} within {seconds:g} s")
+        time.sleep(every)
     return value
 
 
@@ -78,7 +81,7 @@ def redis_server(folder: Path) -> Iterator[str]:
     port = free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     with process(str(program), *options, cwd=folder, log=folder / "redis.log"):
-        wait_until(lambda: answers(port), 10, "Redis listens")
+        wait_until(lambda: answers(port), 10, "Redis does not listen")
         yield f"redis://127.0.0.1:{port}"
 
 
@@ -145,4 +148,4 @@ class Api:
             _, state = self.get(f"/task/{task_id}")
             return state if state["status"] in ("SUCCESS", "FAILURE", "REVOKED") else None
 
-        return wait_until(ended, seconds, f"task {task_id} ends")
+        return wait_until(ended, seconds, f"task {task_id} does not end")

@@ -5,18 +5,18 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import tempfile
-import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 from celery import Celery
-from cookiecutter.main import cookiecutter
 from redis import Redis
+
+from tests.processes import free_port, wait_until
 
 TESTS = Path(__file__).parent
 
@@ -24,48 +24,18 @@ TESTS = Path(__file__).parent
 def bake(folder, database="sqlite", **answers):
     """Generate a project with the fault tests' tasks and its own environment; return its folder."""
     answers = {"project_slug": f"faults-{database}", "database": database} | answers
-    with cookiecutter_is_quiet():
-        project = cookiecutter(
-            str(TESTS.parent), no_input=True, output_dir=str(folder), extra_context=answers
-        )
-    shutil.copy(TESTS / "faults.py", Path(project) / "app" / "tasks")
+    command = [sys.executable, "-m", "cookiecutter", str(TESTS.parent), "--no-input"]
+    command += ["-o", str(folder), *(f"{name}={value}" for name, value in answers.items())]
+    # Cookiecutter leaves files in both.
+    environment = os.environ | {"HOME": str(folder), "TMPDIR": str(folder)}
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    project = Path(folder) / answers["project_slug"]
+    shutil.copy(TESTS / "faults.py", project / "app" / "tasks")
     names = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     command = [shutil.which("uv") or os.environ["UV"], "sync", "--quiet", "--no-dev"]
     subprocess.run(command, cwd=project, env=environment, check=True)
-    return Path(project)
-
-
-@contextmanager
-def cookiecutter_is_quiet():
-    """Keep what the hooks print out of the tests' output."""
-    saved = os.dup(1)
-    with Path(os.devnull).open("w") as nothing:
-        os.dup2(nothing.fileno(), 1)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
-
-
-def free_port():
-    """Return a port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def wait_until(condition, seconds=30, message="it did not happen"):
-    """Ask again and again until the condition is true; return what it returned."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{message} within {seconds} s")
-        time.sleep(0.05)
+    return project
 
 
 class Stack:

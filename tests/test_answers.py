@@ -36,7 +36,7 @@ def generate(home: Path, output: Path, *arguments: str | Path) -> subprocess.Com
     """Run the ``cookiecutter`` command as a user does."""
     return subprocess.run(
         [sys.executable, "-m", "cookiecutter", TEMPLATE, "-o", output, *arguments],
-        env=os.environ | {"HOME": str(home)},
+        env=os.environ | {"HOME": str(home), "TMPDIR": str(home)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -233,7 +233,7 @@ def test_prompts(home: Path, output: Path) -> None:
     answers = ["Asked For", "", "", "", "2", "2", "yes", "no", "n", "n"]
     result = subprocess.run(
         [sys.executable, "-m", "cookiecutter", TEMPLATE, "-o", output],
-        env=os.environ | {"HOME": str(home)},
+        env=os.environ | {"HOME": str(home), "TMPDIR": str(home)},
         input="\n".join([*answers, ""]),
         capture_output=True,
         text=True,

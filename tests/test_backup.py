@@ -1,12 +1,11 @@
 """What takes longer than a generated project's own suite should: backups under load and kills."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import DATABASES, Bake, install, project_environment, uv
+from tests.conftest import DATABASES, Bake, install, run_suite
 
 HEAVY = Path(__file__).with_name("generated") / "backup_heavy.py"
 
@@ -17,14 +16,5 @@ def test_backups_under_load_and_kills(bake: Bake, database: str, count) -> None:
     project = bake(database=database, use_celery=False, python_version="3.13")
     shutil.copy(HEAVY, project / "tests/backup/test_heavy.py")
     install(project, "3.13")
-    result = subprocess.run(
-        [uv(), "run", "--no-sync", "pytest", "-q", "tests/backup/test_heavy.py"],
-        cwd=project,
-        env=project_environment(),
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    run_suite(project, "tests/backup/test_heavy.py", timeout=900)
     count("heavy backup suites", 1)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Answers, Bake
-from tests.containers import ComposeStack, dotenv, require, until
+from tests.containers import ComposeStack, dotenv, require
+from tests.processes import wait_until
 
 STACKS: dict[str, Answers] = {
     "postgresql": {"database": "postgresql", "python_version": "3.13"},
@@ -131,7 +132,7 @@ def test_a_notification_is_queued_and_sent(stack: ComposeStack) -> None:
         assert answer.status == 200
         return answer.body if answer.body["status"] == "SUCCESS" else None
 
-    assert until(20, finished)["result"] == {"status": "sent", "user_id": 1}
+    assert wait_until(finished, 20)["result"] == {"status": "sent", "user_id": 1}
     assert stack.http("GET", path).status == 401
     assert stack.http("GET", path, token=second).status == 404
     assert stack.http("GET", "/task/no-such-task", token=first).status == 404
@@ -168,14 +169,14 @@ def test_redis_wants_its_password_and_keeps_what_it_has(stack: ComposeStack) -> 
 @on_one
 def test_sigterm_lets_a_running_task_finish(stack: ComposeStack) -> None:
     [task] = stack.queue_work(1, 5)
-    until(20, lambda: task in stack.redis("LRANGE", "probe:started", "0", "-1"))
+    wait_until(lambda: task in stack.redis("LRANGE", "probe:started", "0", "-1"), 20)
     stack.compose("stop", "celery-worker")
     [(status, _)] = stack.results([task])
     assert status == "SUCCESS"
     [container] = stack.containers("celery-worker")
     assert container["ExitCode"] != 137  # it was not killed
     stack.compose("start", "celery-worker")
-    until(60, lambda: stack.health("celery-worker") == "healthy")
+    wait_until(lambda: stack.health("celery-worker") == "healthy", 60)
 
 
 @on_one
@@ -192,17 +193,17 @@ answer = sorted(queue["name"] for queue in queues)
 def test_the_database_may_go_away(stack: ComposeStack) -> None:
     token = stack.login("first@example.com")
     stack.compose("stop", "db")
-    until(20, lambda: stack.http("GET", "/health/ready").status == 503)
+    wait_until(lambda: stack.http("GET", "/health/ready").status == 503, 20)
     assert stack.http("GET", "/health/ready").body["dependencies"]["database"] == "down"
     assert stack.http("GET", "/health/live").status == 200
     task = stack.python(
         "from app.tasks.example_task import process_user_data\n"
         "answer = process_user_data.delay(1).id"
     )
-    until(20, lambda: stack.results([task])[0][0] == "RETRY")
+    wait_until(lambda: stack.results([task], 20)[0][0] == "RETRY")
     stack.compose("start", "db")
-    until(30, lambda: stack.http("GET", "/health/ready").status == 200)
-    until(60, lambda: stack.results([task])[0][0] == "SUCCESS", every=1)
+    wait_until(lambda: stack.http("GET", "/health/ready").status == 200, 30)
+    wait_until(lambda: stack.results([task], 60)[0][0] == "SUCCESS", every=1)
     assert stack.http("GET", "/users/me", token=token).status == 200
     starts = {
         c["Service"]: stack.run("docker", "inspect", "-f", "{{.RestartCount}}", c["ID"])
@@ -241,7 +242,7 @@ answer = [
 """
     task, queue, other = stack.python(code)
     assert (queue, other) == ("backup", "celery")
-    until(60, lambda: stack.results([task])[0][0] == "SUCCESS")
+    wait_until(lambda: stack.results([task], 60)[0][0] == "SUCCESS")
     files = [one["file"] for one in json.loads(backup(stack, "list", "--json"))]
     assert len(files) == 2, files
 
@@ -268,9 +269,9 @@ def test_three_workers_share_the_work_and_one_may_be_killed(stack: ComposeStack)
     workers = stack.containers("celery-worker")
     assert len(workers) == 3
     tasks = stack.queue_work(300, 0.3)
-    until(30, lambda: int(stack.redis("LLEN", "probe:done")[0]) > 60)
+    wait_until(lambda: int(stack.redis("LLEN", "probe:done", 30)[0]) > 60)
     stack.run("docker", "kill", "--signal=KILL", workers[0]["ID"])
-    until(150, lambda: {s for s, _ in stack.results(tasks)} == {"SUCCESS"}, every=2)
+    wait_until(lambda: {s for s, _ in stack.results(tasks)} == {"SUCCESS"}, 150, every=2)
     shares = Counter(host for _, host in stack.results(tasks))
     assert len(shares) == 3
     stack.up("--scale=celery-worker=1", "--no-recreate", "--no-deps", "celery-worker")
@@ -296,14 +297,14 @@ def test_redis_restarting_loses_nothing_that_was_accepted(stack: ComposeStack) -
     threads = [threading.Thread(target=send) for _ in range(4)]
     for thread in threads:
         thread.start()
-    until(30, lambda: len(accepted) > 50)
+    wait_until(lambda: len(accepted) > 50, 30)
     stack.compose("restart", "redis")
     before = len(accepted)
-    until(60, lambda: len(accepted) > before + 50)
+    wait_until(lambda: len(accepted) > before + 50, 60)
     done.set()
     for thread in threads:
         thread.join()
-    until(60, lambda: {s for s, _ in stack.results(accepted)} == {"SUCCESS"}, every=1)
+    wait_until(lambda: {s for s, _ in stack.results(accepted)} == {"SUCCESS"}, 60, every=1)
 
 
 @on_one
@@ -311,13 +312,13 @@ def test_two_beats_run_the_schedule_once(stack: ComposeStack) -> None:
     stack.compose("up", "-d", "--no-deps", "--no-recreate", "--scale=celery-beat=2", "celery-beat")
     assert len(stack.containers("celery-beat")) == 2
     stack.redis("DEL", "probe:ticks")
-    until(40, lambda: int(stack.redis("LLEN", "probe:ticks")[0]) >= 8)
+    wait_until(lambda: int(stack.redis("LLEN", "probe:ticks", 40)[0]) >= 8)
     ticks = sorted(map(float, stack.redis("LRANGE", "probe:ticks", "0", "-1")))
     gaps = [later - earlier for earlier, later in zip(ticks, ticks[1:], strict=False)]
     assert min(gaps) > 0.5, gaps  # it is due every second
     stack.compose("up", "-d", "--no-deps", "--no-recreate", "--scale=celery-beat=1", "celery-beat")
     # Whichever of the two is left has the lock now, or takes it.
-    until(30, lambda: stack.health("celery-beat") == "healthy")
+    wait_until(lambda: stack.health("celery-beat") == "healthy", 30)
 
 
 @on_one
@@ -325,12 +326,12 @@ def test_a_stuck_worker_and_a_stuck_beat_are_noticed(stack: ComposeStack) -> Non
     services = ("celery-worker", "celery-beat")
     stack.compose("kill", "--signal=STOP", *services)
     for service in services:
-        until(60, lambda s=service: stack.health(s) == "unhealthy", every=1)
+        wait_until(lambda s=service: stack.health(s) == "unhealthy", 60, every=1)
     assert stack.health("app") == "healthy"
     stack.compose("kill", *services)
     stack.compose("start", *services)
     for service in services:
-        until(60, lambda s=service: stack.health(s) == "healthy", every=1)
+        wait_until(lambda s=service: stack.health(s) == "healthy", 60, every=1)
 
 
 @on_one
@@ -338,8 +339,8 @@ def test_a_worker_and_a_beat_without_redis_are_noticed(stack: ComposeStack) -> N
     services = ("celery-worker", "celery-beat")
     stack.compose("stop", "redis")
     for service in services:
-        until(75, lambda s=service: stack.health(s) != "healthy", every=1)
+        wait_until(lambda s=service: stack.health(s) != "healthy", 75, every=1)
     assert stack.health("app") == "healthy"
     stack.compose("start", "redis")
     for service in services:
-        until(75, lambda s=service: stack.health(s) == "healthy", every=1)
+        wait_until(lambda s=service: stack.health(s) == "healthy", 75, every=1)

@@ -154,8 +154,8 @@ def stack(
         start("flower", *celery, "flower", f"--port={flower}", FLOWER_UNAUTHENTICATED_API="true")
         api = Api(f"http://127.0.0.1:{port}")
         stack = Stack(project, variables, api, f"http://127.0.0.1:{flower}", logs)
-        wait_until(api.is_up, what="the API answers")
-        wait_until(lambda: " ready." in stack.log("worker"), what="the worker is ready")
+        wait_until(api.is_up, message="no answer from the API")
+        wait_until(lambda: " ready." in stack.log("worker"), message="the worker is not ready")
         yield stack
 
 
@@ -224,7 +224,9 @@ class TestStack:
         ):
             for name in names:
                 pattern = re.compile(rf"Task {re.escape(name)}\[\S+\] succeeded")
-                wait_until(lambda p=pattern: p.search(stack.log("worker")), what=f"{name} runs")
+                wait_until(
+                    lambda p=pattern: p.search(stack.log("worker")), message=f"{name} does not run"
+                )
 
     def test_flower_shows_the_worker_and_the_task(self, stack: Stack, tmp_path: Path) -> None:
         ann = stack.api.log_in("ann@example.com")
@@ -245,8 +247,10 @@ class TestStack:
                 command, capture_output=True, text=True, timeout=60, check=True
             ).stdout
 
-        wait_until(lambda: "celery@" in page("/workers"), what="Flower shows the worker")
-        wait_until(lambda: queued["task_id"] in page("/tasks"), what="Flower shows the task")
+        wait_until(lambda: "celery@" in page("/workers"), message="Flower does not show the worker")
+        wait_until(
+            lambda: queued["task_id"] in page("/tasks"), message="Flower does not show the task"
+        )
         assert "send_notification" in page(f"/task/{queued['task_id']}")
 
     def test_every_celery_variable_changes_the_worker(self, stack: Stack) -> None:
@@ -264,7 +268,7 @@ class TestStack:
             stack.project / ".venv/bin/celery", "-A", "app.core.celery.celery_app", "worker",
             "--loglevel=info", cwd=stack.project, log=log, **variables,
         ):  # fmt: skip
-            wait_until(lambda: " ready." in log.read_text(), what="the worker is ready")
+            wait_until(lambda: " ready." in log.read_text(), message="the worker is not ready")
             other = Stack(stack.project, variables, stack.api, "", stack.logs)
             conf = other.python(
                 "from app.core.celery import celery_app; import json;"
@@ -302,16 +306,18 @@ def test_development_in_one_command(bake: Bake, tmp_path: Path) -> None:
     log = tmp_path / "dev.log"
     with process(bin_ / "python", "-m", "dev", cwd=project, log=log, **env) as dev:
         api = Api(f"http://127.0.0.1:{port}")
-        wait_until(api.is_up, what="the API answers")
+        wait_until(api.is_up, message="no answer from the API")
         text = log.read_text
-        wait_until(lambda: " ready." in text(), what="the worker is ready")
-        wait_until(lambda: "beat: Starting" in text(), what="beat starts")
+        wait_until(lambda: " ready." in text(), message="the worker is not ready")
+        wait_until(lambda: "beat: Starting" in text(), message="beat does not start")
         wait_until(lambda: Api(f"http://127.0.0.1:{flower}") and "Visit me" in text())
         for name in ("redis", "api", "worker", "beat", "flower"):
             assert re.search(rf"^\S+ {name} +\| ", text(), re.MULTILINE), name
         (project / "app/tasks/dropped_in.py").write_text(DROPPED_IN)
-        wait_until(lambda: "app.tasks.dropped_in.plain" in text(), what="the worker reloads")
-        wait_until(lambda: "Reloading" in text(), what="the API reloads")
+        wait_until(
+            lambda: "app.tasks.dropped_in.plain" in text(), message="the worker does not reload"
+        )
+        wait_until(lambda: "Reloading" in text(), message="the API does not reload")
         children = subprocess.run(
             ["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True
         ).stdout

@@ -2,12 +2,11 @@
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Answers, Bake, install, name_of, project_environment, uv
+from tests.conftest import Answers, Bake, install, name_of, run_suite
 
 # Every database x {nothing, Redis, Celery}, the other answers in turn; each Python version twice
 # at least.
@@ -36,20 +35,9 @@ def test_generated_suite(bake: Bake, python: str, answers: Answers, count) -> No
     # A clean clone has no .env: the suite brings its own settings.
     (project / ".env").unlink()
     before = leftovers(project)
-    result = subprocess.run(
-        [uv(), "run", "--no-sync", "pytest", "-q", "-p", "no:cacheprovider"],
-        cwd=project,
-        env=project_environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    summary = result.stdout.strip().splitlines()[-1]
-    print(f"{name_of(answers)} on Python {python}: {summary}")
-    assert result.returncode == 0, result.stdout + result.stderr
+    output = run_suite(project, "-p", "no:cacheprovider")
     assert leftovers(project) == before
-    skipped = re.findall(r"^SKIPPED .*$", result.stdout, re.MULTILINE)
+    skipped = re.findall(r"^SKIPPED .*$", output, re.MULTILINE)
     if skipped and not os.environ.get("CI"):
         pytest.skip(f"{name_of(answers)}: {skipped[0]}")
     count("generated suites", 1)

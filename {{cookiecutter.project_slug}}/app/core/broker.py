@@ -221,9 +221,11 @@ class Channel(redis.Channel):  # type: ignore[misc]
         self._asked = "BLMOVE" if self._waits else "EVAL"
         if self._waits:
             # From the end of the queue to the end of the queue: waits for a message, moves none.
-            # Only one queue can be waited for; with more of them, look at all ten times a second.
+            # Only one queue can be waited for: the one that had the last message, which is the
+            # last of the cycle. With more of them, look at all ten times a second.
+            queue = keys[len(queues) - 1]
             seconds = self.brpop_timeout if len(keys) == 1 else 0.1
-            connection.send_command("BLMOVE", keys[0], keys[0], "RIGHT", "RIGHT", seconds)
+            connection.send_command("BLMOVE", queue, queue, "RIGHT", "RIGHT", seconds)
         else:
             index, unacked = f"{prefix}{self.unacked_index_key}", f"{prefix}{self.unacked_key}"
             connection.send_command("EVAL", TAKE, len(keys) + 2, index, unacked, *keys)
