@@ -1,13 +1,20 @@
 """Removes what was answered no, writes .env with fresh secrets, and says what comes next.
 
 The working directory is the new project. Standard library only; starts no program. Imports little:
-a bake is short, and most of it is imports.
+a bake is short, and a good part of it is imports.
 """
 
-import json
 import os
 
-ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
+# Those that pre_gen_project.py has checked: true or false, one of the choices, a plain name.
+ANSWERS = {
+    "use_celery": "{{ cookiecutter.use_celery }}" == "True",
+    "use_redis": "{{ cookiecutter.use_redis }}" == "True",
+    "use_backup": "{{ cookiecutter.use_backup }}" == "True",
+    "use_docker": "{{ cookiecutter.use_docker }}" == "True",
+}
+DATABASE = "{{ cookiecutter.database }}"
+SLUG = "{{ cookiecutter.project_slug }}"
 
 # Answer -> the paths that go when it is no. A path that needs two answers is under both.
 OWNED = {
@@ -76,7 +83,7 @@ OWNED_BY_DATABASE = {
 def prune():
     """Delete every path whose answer is no."""
     unwanted = [paths for answer, paths in OWNED.items() if not ANSWERS[answer]]
-    unwanted += [paths for name, paths in OWNED_BY_DATABASE.items() if name != ANSWERS["database"]]
+    unwanted += [paths for name, paths in OWNED_BY_DATABASE.items() if name != DATABASE]
     for path in sum(unwanted, []):
         if os.path.isdir(path):
             remove_folder(path)
@@ -114,9 +121,9 @@ prune()
 write_env()
 print(
     f"""
-{ANSWERS["project_name"]} is in {ANSWERS["project_slug"]}/. Next:
+The project is in {SLUG}/. Next:
 
-    cd {ANSWERS["project_slug"]}
+    cd {SLUG}
     uv sync
     uv run alembic upgrade head
     uv run python -m dev
