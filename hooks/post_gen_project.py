@@ -25,6 +25,7 @@ OWNED = {
         "app/core/config/celery.py",
         "app/core/heartbeat.py",
         "app/core/idempotency.py",
+        "app/core/publisher.py",
         "app/core/worker.py",
         "app/services/jobs.py",
         "app/tasks",

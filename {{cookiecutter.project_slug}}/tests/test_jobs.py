@@ -44,11 +44,12 @@ def test_notification_is_sent(client: TestClient, user: dict[str, str], worker: 
 
 
 def test_task_with_the_database(client: TestClient, user: dict[str, str], worker: Path) -> None:
-    from app.services.jobs import enqueue
+    from app.services.jobs import new_job_id
     from app.tasks.example_task import process_user_data
 
     user_id = client.get("/users/me", headers=user).json()["id"]
-    task_id = enqueue(process_user_data, user_id, user_id=user_id)
+    task_id = new_job_id(user_id)
+    process_user_data.apply_async((user_id,), task_id=task_id)
     result = wait_for(client, user, task_id)["result"]
     assert result == {"status": "processed", "user_id": user_id, "active_logins": 1}
 
@@ -56,11 +57,12 @@ def test_task_with_the_database(client: TestClient, user: dict[str, str], worker
 def test_failed_task_tells_its_error(
     client: TestClient, user: dict[str, str], worker: Path
 ) -> None:
-    from app.services.jobs import enqueue
+    from app.services.jobs import new_job_id
     from app.tasks.example_task import process_user_data
 
     user_id = client.get("/users/me", headers=user).json()["id"]
-    task_id = enqueue(process_user_data, user_id, user_id=99)
+    task_id = new_job_id(user_id)
+    process_user_data.apply_async((99,), task_id=task_id)
     state = wait_for(client, user, task_id)
     assert (state["status"], state["result"]) == ("FAILURE", "LookupError: there is no user 99")
 

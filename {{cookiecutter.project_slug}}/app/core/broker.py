@@ -40,9 +40,14 @@ LONGEST_GAP = 15.0
 GUARD_KEY = "guard"
 REVOKED_KEY = "revoked"
 
-# Take a message from the first queue that has one and write it down, in one step. Writing comes
-# first: it fails when Redis is full. What is no message is taken without.
+# Forget the messages ARGV, which are done. Take one from the first queue that has one and write it
+# down, in one step. Writing comes first: it fails when Redis is full. What is no message is taken
+# without.
 TAKE = """
+for _, tag in ipairs(ARGV) do
+    redis.call('ZREM', KEYS[1], tag)
+    redis.call('HDEL', KEYS[2], tag)
+end
 local now = redis.call('TIME')
 for i = 3, #KEYS do
     local message = redis.call('LINDEX', KEYS[i], -1)
@@ -106,7 +111,7 @@ return 1
 
 # Of this worker: delivery tag -> when it was taken, by time.monotonic().
 _held: dict[str, float] = {}
-# Done while Redis was away.
+# Done, and Redis is to be told: by the script that takes the next message, or by the guard.
 _to_acknowledge: set[str] = set()
 
 
@@ -124,13 +129,17 @@ class QoS(redis.QoS):  # type: ignore[misc]
     def ack(self, delivery_tag: str) -> None:
         """Forget a message. While Redis is away, or its connection was another one: later."""
         virtual.QoS.ack(self, delivery_tag)
+        _to_acknowledge.add(delivery_tag)
+        if not self.channel.takes_next():
+            self._acknowledge_now()
+
+    def _acknowledge_now(self) -> None:
         try:
             self.channel.check_open()
-            acknowledge(self.channel, delivery_tag)
+            for tag in tuple(_to_acknowledge):
+                acknowledge(self.channel, tag)
         except UNAVAILABLE:
-            _to_acknowledge.add(delivery_tag)
-        else:
-            _held.pop(delivery_tag, None)
+            pass  # the guard does it later
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Forget a message or put it back into its queue."""
@@ -154,6 +163,7 @@ class QoS(redis.QoS):  # type: ignore[misc]
         from celery.worker import state as worker_state  # only a worker needs it
 
         self._flush()
+        self._acknowledge_now()
         running = {request.message.delivery_tag for request in worker_state.active_requests}
         for tag in [tag for tag in self._delivered if tag not in running]:
             self.restore_by_tag(tag)
@@ -171,6 +181,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
     taken: str | None = None
     _asked = "BRPOP"
     _waits = False
+    _acknowledging: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._without_ack: set[str] = set()
@@ -187,6 +198,10 @@ class Channel(redis.Channel):  # type: ignore[misc]
         # Not self.closed: while it closes, it still puts messages back.
         if self.connection is None or self.connection.client is None:
             raise ConnectionError("the connection was closed")
+
+    def takes_next(self) -> bool:
+        """Return whether the next thing that this channel does is to take a message."""
+        return bool(not self._in_poll and self.active_queues and not self._waits)
 
     @cached_property
     def _shared_client(self) -> Any:
@@ -228,7 +243,12 @@ class Channel(redis.Channel):  # type: ignore[misc]
             connection.send_command("BLMOVE", queue, queue, "RIGHT", "RIGHT", seconds)
         else:
             index, unacked = f"{prefix}{self.unacked_index_key}", f"{prefix}{self.unacked_key}"
-            connection.send_command("EVAL", TAKE, len(keys) + 2, index, unacked, *keys)
+            # After _in_poll is set: what other threads have done since is told by them.
+            self._acknowledging = tuple(_to_acknowledge)
+            count = len(keys) + 2
+            connection.send_command(
+                "EVAL", TAKE, count, index, unacked, *keys, *self._acknowledging
+            )
 
     def _brpop_read(self, **options: Any) -> bool:
         if self._asked == "BRPOP":
@@ -244,6 +264,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
                 log.error("Redis is full: no task is taken")
                 time.sleep(1)
                 raise Empty from None
+            if self._asked == "EVAL":
+                _acknowledged(*self._acknowledging)
             self._waits = self._asked == "EVAL" and not reply
             if self._asked == "BLMOVE" or not reply:
                 raise Empty
@@ -280,6 +302,13 @@ def acknowledge(channel: Any, tag: str) -> None:
     index, unacked = f"{prefix}{channel.unacked_index_key}", f"{prefix}{channel.unacked_key}"
     with channel.conn_or_acquire() as client:
         client.eval(ACKNOWLEDGE, 2, index, unacked, tag)
+    _acknowledged(tag)
+
+
+def _acknowledged(*tags: str) -> None:
+    for tag in tags:
+        _to_acknowledge.discard(tag)
+        _held.pop(tag, None)
 
 
 def give_back(channel: Any, tag: str, lost: bool = False, unless_held_for: float = -1) -> bool:
@@ -343,8 +372,6 @@ class Guard(threading.Thread):
         with channel.conn_or_acquire() as client:
             for tag in tuple(_to_acknowledge):
                 acknowledge(channel, tag)
-                _to_acknowledge.discard(tag)
-                _held.pop(tag, None)
             # One that is held longer than any task may take was forgotten, not worked on.
             oldest = time.monotonic() - channel.visibility_timeout
             held = [tag for tag, taken_at in tuple(_held.items()) if taken_at > oldest]

@@ -20,12 +20,14 @@ from redis.exceptions import RedisError
 from app.core.broker import ResultBackend
 from app.core.celery import celery_app
 from app.core.config.settings import settings
+from app.core.publisher import Publisher
 
 # What Celery, Kombu and the Redis client raise when Redis is away.
 QUEUE_ERRORS = (OperationalError, RedisError, RuntimeError, OSError)
 PROGRESS = "PROGRESS"
 # Nobody waits for a result in a process that answers requests.
 ResultBackend.subscribe_when_queued = False
+publisher = Publisher(celery_app)
 
 
 class QueueUnavailableError(Exception):
@@ -58,20 +60,22 @@ def check_owner(task_id: str, user_id: int) -> None:
         raise UnknownJobError(task_id)
 
 
-def enqueue(task: Task[..., Any], owner_id: int, **kwargs: Any) -> str:
-    """Queue a task for a user and return the task's id. Blocks: not for an event loop.
+async def enqueue(task: Task[..., Any], owner_id: int, **kwargs: Any) -> str:
+    """Queue a task for a user and return the task's id.
 
     Raises:
         QueueUnavailableError: the broker did not take it.
     """
+    task_id = new_job_id(owner_id)
     try:
-        return task.apply_async(kwargs=kwargs, task_id=new_job_id(owner_id)).id
+        await publisher.publish(task, task_id, kwargs)
     except QUEUE_ERRORS as error:
         raise QueueUnavailableError(str(error)) from error
+    return task_id
 
 
 def get_job(task_id: str, user_id: int) -> Job:
-    """Return the state of a user's job.
+    """Return the state of a user's job. Blocks, as ``revoke_job`` does: not for an event loop.
 
     Raises:
         UnknownJobError: see there; also when its result has expired.

@@ -1,12 +1,13 @@
 """Jobs: queue a notification, ask for a task's state, revoke it."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import anyio
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, HTTPException, Query, status
+from fastapi import APIRouter, FastAPI, HTTPException, Query, status
 from pydantic import BaseModel
 
 from app.api.deps import CurrentUserId
@@ -16,15 +17,24 @@ from app.services.jobs import (
     UnknownJobError,
     enqueue,
     get_job,
+    publisher,
     revoke_job,
 )
 from app.tasks.example_task import send_notification
 
-router = APIRouter(tags=["tasks"])
 
-# Threads of their own and a limit in seconds: while Redis hangs, no other request waits for it.
-_threads = CapacityLimiter(40)
+@asynccontextmanager
+async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    """Nothing is connected at start; what was connected meanwhile is closed at the end."""
+    yield
+    await publisher.close()
+
+
+router = APIRouter(tags=["tasks"], lifespan=lifespan)
+
+# A limit in seconds, and threads of their own: while Redis hangs, no other request waits for it.
 TIMEOUT = 2.5
+_threads = CapacityLimiter(40)
 
 T = TypeVar("T")
 
@@ -51,10 +61,8 @@ async def notify(
     message: Annotated[str, Query(min_length=1, max_length=10_000)],
 ) -> QueuedTask:
     """Queue a notification to a user."""
-    task_id = await _in_thread(
-        partial(enqueue, send_notification, current_user_id, user_id=user_id, message=message)
-    )
-    return QueuedTask(task_id=task_id)
+    queued = enqueue(send_notification, current_user_id, user_id=user_id, message=message)
+    return QueuedTask(task_id=await _in_time(queued))
 
 
 @router.get("/task/{task_id}")
@@ -74,9 +82,13 @@ def _state(job: Job) -> TaskState:
 
 
 async def _in_thread(call: Callable[[], T]) -> T:
+    return await _in_time(to_thread.run_sync(call, limiter=_threads, abandon_on_cancel=True))
+
+
+async def _in_time(answer: Awaitable[T]) -> T:
     try:
         with anyio.fail_after(TIMEOUT):
-            return await to_thread.run_sync(call, limiter=_threads, abandon_on_cancel=True)
+            return await answer
     except UnknownJobError:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "There is no such task") from None
     except (QueueUnavailableError, TimeoutError):
