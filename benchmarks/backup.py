@@ -5,8 +5,8 @@ From the folder of a generated project with backups, whose environment it uses:
     uv run python ../forge/benchmarks/backup.py postgresql [MEGABYTES]    fills DATABASE_URL
     uv run python ../forge/benchmarks/backup.py sqlite [MEGABYTES]
 
-Prints a Markdown table. Ratios count, absolute figures do not. Each figure is the best of three,
-the ways take turns, and peak memory is that of our process alone.
+Writes its table into benchmarks/README.md. Each figure is the median of five with its range, the
+ways take turns, and peak memory is that of our process alone.
 """
 
 import os
@@ -18,8 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
+from tables import ratios, show, write
 
-ROUNDS = 3
+ROUNDS = 5
 CREATE = """
 import os, resource, time
 from app.backup import BackupConfig, create_backup
@@ -98,16 +99,18 @@ def natives(url: str, folder: Path) -> dict[str, Callable[[], float]]:
     }
 
 
-def measure(url: str, folder: Path) -> tuple[dict[str, float], float]:
-    best: dict[str, float] = {}
-    memory = 0.0
+def measure(url: str, folder: Path) -> tuple[dict[str, list[float]], float]:
+    """Return the seconds of each way, and our peak memory in MB."""
     ways = natives(url, folder)
+    times: dict[str, list[float]] = {name: [] for name in ("create", *ways)}
+    memory = 0.0
     for _ in range(ROUNDS):
         seconds, peak = ours(url, folder)
         memory = max(memory, peak)
-        found = {"create": seconds} | {name: run() for name, run in ways.items()}
-        best = {name: min(best.get(name, value), value) for name, value in found.items()}
-    return best, memory
+        times["create"].append(seconds)
+        for name, run in ways.items():
+            times[name].append(run())
+    return times, memory
 
 
 def main(engine: str = "sqlite", megabytes: str = "1000") -> None:
@@ -115,14 +118,24 @@ def main(engine: str = "sqlite", megabytes: str = "1000") -> None:
         folder = Path(name)
         url = os.environ["DATABASE_URL"] if engine != "sqlite" else f"sqlite:///{folder}/bench.db"
         fill(url, int(megabytes) // 10)
-        _, small = measure(url, folder)
+        small = max(ours(url, folder)[1] for _ in range(2))
         fill(url, int(megabytes))
-        best, large = measure(url, folder)
-    print(f"| {engine}, {megabytes} MB | seconds | create takes |")
-    print("|---|---|---|")
-    for way, seconds in best.items():
-        print(f"| {way} | {seconds:.1f} | {best['create'] / seconds:.2f} times as long |")
-    print(f"\nPeak memory of create: {small:.0f} MB at a tenth of the size, {large:.0f} MB at all.")
+        times, large = measure(url, folder)
+    lines = [
+        f"| {engine}, {megabytes} MB | seconds | create takes, times as long |",
+        "|---|---|---|",
+    ]
+    for way, seconds in times.items():
+        lines.append(
+            f"| {way} | {show(seconds, 1)} | {show(ratios(times['create'], seconds), 2)} |"
+        )
+    lines.append("")
+    lines.append(
+        f"Peak memory of create: {small:.0f} MB at a tenth of the size, {large:.0f} MB at all."
+    )
+    table = "\n".join(lines)
+    print(table)
+    write(f"backup-{engine}", table)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Mixed load with a fault every minute, in turn. Ends in one line: accepted, done, twice, lost.
 
-``python benchmarks/soak.py [MINUTES]``, ten by default. Exit code 1 when a task was lost.
+``python benchmarks/soak.py [MINUTES]``, ten by default. Exit code 1 when a task was lost. Writes the
+line into README.md.
 """
 
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -17,6 +19,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+from tables import write  # noqa: E402
+
 from tests.stack import Stack, bake, wait_until  # noqa: E402
 
 
@@ -28,15 +32,18 @@ class Soak:
         self.accepted, self.refused = [], 0
         self.stopped = threading.Event()
         self.names = count()
-        self.workers = []
+        self.workers, self.all_workers = [], []
+        self.stack.migrate()
+        self.api = stack.start_api()
 
     def start_worker(self):
         name = f"worker{next(self.names)}"
         self.stack.start_worker(name, CELERY_LOST_WORKER_TIMEOUT="20")
         self.workers.append(name)
+        self.all_workers.append(name)
 
     def queue(self):
-        """Queue quick and slow tasks, some that run later, until told to stop."""
+        """Queue quick and slow tasks, some that run later, some through the API, until told."""
         for number in count():
             if self.stopped.wait(0.01):
                 return
@@ -44,11 +51,23 @@ class Soak:
             seconds = random.choice([0, 0, 0, 0.01, 0.1, 1 if number % 50 == 0 else 0])
             countdown = 5 if number % 20 == 0 else None
             try:
-                self.stack.queue("nap", key, seconds, countdown=countdown)
+                if number % 4 == 0:
+                    answer = self.api.post("/notify", params={"user_id": 1, "message": "x"})
+                    key = answer.raise_for_status().json()["task_id"]
+                else:
+                    self.stack.queue("nap", key, seconds, countdown=countdown)
             except Exception:  # whatever it is, the client was told
                 self.refused += 1
             else:
                 self.accepted.append(key)
+
+    def done(self):
+        """Return how often each task was done."""
+        done = self.stack.runs("end")
+        for name in self.all_workers:
+            log = self.stack.log(name)
+            done.update(re.findall(r"send_notification\[(\S+?)\] succeeded", log))
+        return done
 
     def kill_worker(self):
         self.stack.kill(self.workers.pop(0))
@@ -118,21 +137,23 @@ def main(minutes=10.0):
                 load.join()
 
             def lost():
-                done = stack.runs("end")
+                done = soak.done()
                 return [key for key in soak.accepted if not done[key]]
 
             try:
-                wait_until(lambda: not lost(), 180)
+                wait_until(lambda: not lost(), 180, every=2)
             except AssertionError:
                 print("lost:", lost()[:20])
-            done, begun = stack.runs("end"), stack.runs("start")
+            done, begun = soak.done(), stack.runs("start")
             twice = [key for key in soak.accepted if done[key] > 1]
             again = Counter({key: begun[key] for key in soak.accepted if begun[key] > done[key]})
-            print(
+            line = (
                 f"{minutes:g} minutes: accepted {len(soak.accepted)}, refused {soak.refused}, "
                 f"done {len(soak.accepted) - len(lost())}, done more than once {len(twice)}, "
                 f"begun again after a kill {len(again)}, lost {len(lost())}"
             )
+            print(line)
+            write("soak", line)
             return 1 if lost() else 0
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.tables import write
 from tests.stack import Postgres, Stack, bake, wait_until
 
 # One process runs them all, side by side.
@@ -571,18 +572,21 @@ def test_fault(title, all_faults):
 
 
 def main(titles):
-    """Print the table."""
+    """Print the table, and write it into the benchmarks' README when it is whole."""
     faults = Run(titles or tuple(FAULTS))
-    print("| fault | the client saw | what ran, and how often |\n|---|---|---|")
+    lines = ["| fault | the client saw | what ran, and how often |", "|---|---|---|"]
     failed = 0
     for title in titles or FAULTS:
         try:
-            print("|", " | ".join(faults.rows[title].result()), "|", flush=True)
+            lines.append(f"| {' | '.join(faults.rows[title].result())} |")
+            print(lines[-1], flush=True)
         except Exception as error:
             failed += 1
-            print(f"| {title} | FAILED: {error!r} | |", flush=True)
+            print(f"FAILED: {title}", flush=True)
             traceback.print_exception(error)
     faults.close()
+    if not titles and not failed:
+        write("faults", "\n".join(lines))
     return failed
 
 

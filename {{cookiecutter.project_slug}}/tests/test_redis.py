@@ -38,3 +38,11 @@ def test_limit_holds_while_redis_is_away(
         assert not login_is_blocked("10.0.0.2", "ann@example.com")
         count_failed_login("10.0.0.2", "ann@example.com")
     assert login_is_blocked("10.0.0.2", "ann@example.com")
+
+
+def test_tls_in_either_spelling() -> None:
+    from app.core.config.redis import check_redis_url
+
+    for spelling in ("CERT_REQUIRED", "required"):
+        url = check_redis_url(f"rediss://:word@redis.example.com:6379/0?ssl_cert_reqs={spelling}")
+        assert url.endswith("?ssl_cert_reqs=required")

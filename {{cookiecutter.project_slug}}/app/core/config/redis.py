@@ -1,14 +1,17 @@
 """Where Redis is."""
 
+import re
+
 from pydantic import RedisDsn, TypeAdapter, field_validator
 
 from app.core.config.base import SettingsGroup
 
 
 def check_redis_url(value: str) -> str:
-    """Return ``value`` unchanged; raise ValueError unless it is a ``redis://`` URL."""
+    """Return the URL as each client reads it; raise ValueError unless it is a Redis URL."""
     TypeAdapter(RedisDsn).validate_python(value)
-    return value
+    # Celery's documentation writes CERT_REQUIRED, the Redis client knows required alone.
+    return re.sub(r"(?<=ssl_cert_reqs=)CERT_(\w+)", lambda match: match[1].lower(), value)
 
 
 class RedisSettings(SettingsGroup):
