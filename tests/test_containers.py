@@ -200,10 +200,10 @@ def test_the_database_may_go_away(stack: ComposeStack) -> None:
         "from app.tasks.example_task import process_user_data\n"
         "answer = process_user_data.delay(1).id"
     )
-    wait_until(lambda: stack.results([task], 20)[0][0] == "RETRY")
+    wait_until(lambda: stack.results([task])[0][0] == "RETRY", 20)
     stack.compose("start", "db")
     wait_until(lambda: stack.http("GET", "/health/ready").status == 200, 30)
-    wait_until(lambda: stack.results([task], 60)[0][0] == "SUCCESS", every=1)
+    wait_until(lambda: stack.results([task])[0][0] == "SUCCESS", 60, every=1)
     assert stack.http("GET", "/users/me", token=token).status == 200
     starts = {
         c["Service"]: stack.run("docker", "inspect", "-f", "{{.RestartCount}}", c["ID"])
@@ -242,7 +242,7 @@ answer = [
 """
     task, queue, other = stack.python(code)
     assert (queue, other) == ("backup", "celery")
-    wait_until(lambda: stack.results([task], 60)[0][0] == "SUCCESS")
+    wait_until(lambda: stack.results([task])[0][0] == "SUCCESS", 60)
     files = [one["file"] for one in json.loads(backup(stack, "list", "--json"))]
     assert len(files) == 2, files
 
@@ -269,7 +269,7 @@ def test_three_workers_share_the_work_and_one_may_be_killed(stack: ComposeStack)
     workers = stack.containers("celery-worker")
     assert len(workers) == 3
     tasks = stack.queue_work(300, 0.3)
-    wait_until(lambda: int(stack.redis("LLEN", "probe:done", 30)[0]) > 60)
+    wait_until(lambda: int(stack.redis("LLEN", "probe:done")[0]) > 60, 30)
     stack.run("docker", "kill", "--signal=KILL", workers[0]["ID"])
     wait_until(lambda: {s for s, _ in stack.results(tasks)} == {"SUCCESS"}, 150, every=2)
     shares = Counter(host for _, host in stack.results(tasks))
@@ -312,7 +312,7 @@ def test_two_beats_run_the_schedule_once(stack: ComposeStack) -> None:
     stack.compose("up", "-d", "--no-deps", "--no-recreate", "--scale=celery-beat=2", "celery-beat")
     assert len(stack.containers("celery-beat")) == 2
     stack.redis("DEL", "probe:ticks")
-    wait_until(lambda: int(stack.redis("LLEN", "probe:ticks", 40)[0]) >= 8)
+    wait_until(lambda: int(stack.redis("LLEN", "probe:ticks")[0]) >= 8, 40)
     ticks = sorted(map(float, stack.redis("LRANGE", "probe:ticks", "0", "-1")))
     gaps = [later - earlier for earlier, later in zip(ticks, ticks[1:], strict=False)]
     assert min(gaps) > 0.5, gaps  # it is due every second

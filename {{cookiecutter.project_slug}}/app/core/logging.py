@@ -58,7 +58,7 @@ def configure_logging() -> None:
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = True
-    logging.getLogger("uvicorn.access").addFilter(_drop_query)
+    logging.getLogger("uvicorn.access").addFilter(_clean_access)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -79,11 +79,16 @@ def _add_request_id(_logger: object, _method: str, event: EventDict) -> EventDic
     return event
 
 
-def _drop_query(record: logging.LogRecord) -> bool:
-    """Cut the query off the address in an access log: it is the users' own."""
+def _clean_access(record: logging.LogRecord) -> bool:
+    """Cut the query off the address in an access log: it is the users' own.
+
+    Return False for health checks: a line every few seconds would bury the others.
+    """
     if isinstance(record.args, tuple) and len(record.args) == 5:
-        client, method, path, version, status = record.args
-        record.args = (client, method, str(path).partition("?")[0], version, status)
+        client, method, address, version, status = record.args
+        path = str(address).partition("?")[0]
+        record.args = (client, method, path, version, status)
+        return path != "/health/live"
     return True
 
 
