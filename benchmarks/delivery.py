@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+import httpx
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
@@ -199,16 +201,16 @@ def start_naive(made, name, **environment):
         CELERY_RESULT_BACKEND=environment["BARE_BACKEND"],
         **environment,
     )
-    import httpx
-
-    def live():
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    wait_until(live)
+    wait_until(lambda: is_live(port))
     return port
+
+
+def is_live(port):
+    """Return whether an API answers there."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 @section
@@ -299,7 +301,7 @@ def database(project, folder):
             *(made.python, "-m", "uvicorn", "async_me:app", "--port", str(other)),
             PYTHONPATH=os.pathsep.join([str(HERE), str(project)]),
         )
-        wait_until(lambda: "running on" in made.log("async") or free_to_ask(other))
+        wait_until(lambda: is_live(other))
         for clients in (1, 16, 64):
             results = {"ours": [], "async": []}
             for _ in range(RUNS):
@@ -316,15 +318,6 @@ def database(project, folder):
             )
             print(lines[-1], flush=True)
     return lines
-
-
-def free_to_ask(port):
-    import httpx
-
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def memory(pid):

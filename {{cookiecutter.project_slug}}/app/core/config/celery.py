@@ -41,7 +41,7 @@ class CelerySettings(SettingsGroup):
     # After SIGTERM: so long for running tasks to end, then they go back into the queue.
     CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT: float = Field(default=10, ge=0)
     # A process of the pool is replaced after so many tasks, or when it holds so many megabytes.
-    CELERY_WORKER_MAX_TASKS_PER_CHILD: int = Field(default=1000, ge=1)
+    CELERY_WORKER_MAX_TASKS_PER_CHILD: int = Field(default=10_000, ge=1)
     CELERY_WORKER_MAX_MEMORY_PER_CHILD_MB: int = Field(default=512, ge=32)
     # Celery's own switch: root may run workers in production.
     C_FORCE_ROOT: bool = False
