@@ -9,7 +9,7 @@ from fastapi import HTTPException
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 engine = create_async_engine(
-    settings.database.DATABASE_URL, pool_pre_ping=True, pool_size=5, max_overflow=10
+    settings.database.DATABASE_URL, pool_pre_ping=True, pool_size=15, max_overflow=0
 )
 session_of = async_sessionmaker(engine, expire_on_commit=False)
 

@@ -401,8 +401,9 @@ def growth(project, folder):
             made.signal("ours", signal.SIGSTOP, group=True)
             made.broker.flushall()
             empty = made.redis.info("memory")["used_memory"]
-            fill(made, "ours", size - RUNS * 200)
-            costs = [fill(made, "ours", 200) * 1000 for _ in range(RUNS)]
+            step = size // 20
+            fill(made, "ours", size - RUNS * step)
+            costs = [fill(made, "ours", step) * 1000 for _ in range(RUNS)]
             bytes_each = (made.redis.info("memory")["used_memory"] - empty) / size
             made.signal("ours", signal.SIGCONT, group=True)
             wait_until(lambda size=size: left(made, "ours") < size - 50)

@@ -22,6 +22,9 @@ def make_engine(timeout: int | None = None) -> Engine:
         settings.database.DATABASE_URL,
         connect_args={"connect_timeout": 3},
         pool_pre_ping=True,
+        # As many as are used at once stay open: to make one takes longer than a query.
+        pool_size=15,
+        max_overflow=0,
         pool_timeout=5,
     )
     if timeout is not None:
@@ -75,6 +78,9 @@ def make_engine(timeout: int | None = None) -> Engine:
             "password": (url.password or "").encode(),
         },
         pool_pre_ping=True,
+        # As many as are used at once stay open: to make one takes longer than a query.
+        pool_size=15,
+        max_overflow=0,
         pool_timeout=5,
     )
 {% else %}
