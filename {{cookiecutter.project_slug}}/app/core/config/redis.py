@@ -10,7 +10,7 @@ from app.core.config.base import SettingsGroup
 def check_redis_url(value: str) -> str:
     """Return the URL as each client reads it; raise ValueError unless it is a Redis URL."""
     TypeAdapter(RedisDsn).validate_python(value)
-    # Celery's documentation writes CERT_REQUIRED, the Redis client knows required alone.
+    # Python's own name is CERT_REQUIRED; the Redis client knows required alone.
     return re.sub(r"(?<=ssl_cert_reqs=)CERT_(\w+)", lambda match: match[1].lower(), value)
 
 
