@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,7 @@ def restore_backup(
     engine = engine_for(config.url)
     with store.locked(config, wait):
         path = path or store.newest(config).path
-        stamp = store.now().strftime(store.STAMP)
-        old = engine.side_name(config.url, "old", stamp)
+        old = _free_name(config, "old")
         with _restored(config, path, foreign, progress) as (manifest, side):
             summary = {**store.Backup(path, manifest).to_dict(), "kept_as": old}
             if confirm is not None and not confirm(summary):
@@ -94,7 +94,7 @@ def _restored(
     engine = engine_for(config.url)
     manifest = _check_file(config, path, foreign, progress)
     _remove_leftovers(config)
-    side = engine.side_name(config.url, "restore", store.now().strftime(store.STAMP))
+    side = _free_name(config, "restore")
     try:
         with engine.side(config.url, side) as write:
             unpack(path, write, Meter(progress, "restore", manifest.size))
@@ -108,6 +108,18 @@ def _restored(
             engine.drop(config.url, side)
         raise
     engine.drop(config.url, side)
+
+
+def _free_name(config: BackupConfig, kind: str) -> str:
+    """Return a name for a side or kept database; if one of this second exists, the next free one."""
+    engine = engine_for(config.url)
+    taken = engine.others(config.url, kind)
+    moment = store.now()
+    while True:
+        name: str = engine.side_name(config.url, kind, moment.strftime(store.STAMP))
+        if name not in taken:
+            return name
+        moment += timedelta(seconds=1)
 
 
 def _remove_leftovers(config: BackupConfig) -> None:

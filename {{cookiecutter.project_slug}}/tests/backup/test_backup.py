@@ -133,6 +133,17 @@ def test_restore_twice_with_connections_open(config: BackupConfig, live: sa.Engi
     restore_backup(config)
 
 
+def test_restores_of_one_second_keep_what_each_replaced(
+    config: BackupConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = store.now()
+    monkeypatch.setattr(store, "now", lambda: moment)
+    create_backup(config)
+    kept = [restore_backup(config)["kept_as"] for _ in range(2)]
+    assert sorted(kept) == backup.old_databases(config)
+    assert len(set(kept)) == 2
+
+
 def test_file_and_manifest(config: BackupConfig) -> None:
     made = create_backup(config)
     path = Path(made["path"])
