@@ -111,8 +111,8 @@ print("forge: Celery needs Redis, so use_redis is now yes.")
 #  app/core/config/app.py app/core/config/base.py app/core/config/celery.py
 #  app/core/config/redis.py app/core/database.py app/core/heartbeat.py
 #  app/core/idempotency.py app/core/logging.py app/core/publisher.py app/core/redis.py
-#  app/core/security.py app/core/worker.py app/models/*.py app/services/__init__.py app/services/jobs.py
-#  app/tasks/*.py dev/*.py migrations/script.py.mako migrations/versions/*.py
+#  app/core/security.py app/core/worker.py app/models/*.py app/services/__init__.py
+#  app/services/jobs.py app/tasks/*.py dev/*.py migrations/script.py.mako migrations/versions/*.py
 #  tests/__init__.py tests/backup/__init__.py tests/backup/conftest.py
 #  tests/backup/dialect_mysql.py tests/backup/dialect_postgresql.py
 #  tests/backup/dialect_sqlite.py tests/backup/test_mysql_rows.py tests/servers/*.py

@@ -16,6 +16,7 @@ import httpx
 from celery import Celery
 from redis import Redis
 
+from tests.conftest import project_environment, run, uv
 from tests.processes import free_port, wait_until
 
 TESTS = Path(__file__).parent
@@ -31,10 +32,7 @@ def bake(folder, database="sqlite", **answers):
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     project = Path(folder) / answers["project_slug"]
     shutil.copy(TESTS / "faults.py", project / "app" / "tasks")
-    names = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")
-    environment = {name: value for name, value in os.environ.items() if name not in names}
-    command = [shutil.which("uv") or os.environ["UV"], "sync", "--quiet", "--no-dev"]
-    subprocess.run(command, cwd=project, env=environment, check=True)
+    run(uv(), "sync", "--quiet", "--no-dev", cwd=project, env=project_environment())
     return project
 
 

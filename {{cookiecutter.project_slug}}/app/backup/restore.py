@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +114,9 @@ def _free_name(config: BackupConfig, kind: str) -> str:
     """Return a name for a side or kept database; if one of this second exists, the next free one."""
     engine = engine_for(config.url)
     taken = engine.others(config.url, kind)
-    moment = store.now()
-    while True:
-        name: str = engine.side_name(config.url, kind, moment.strftime(store.STAMP))
-        if name not in taken:
-            return name
-        moment += timedelta(seconds=1)
+    name = partial(engine.side_name, config.url, kind)
+    found: str = name(store.free_stamp(store.now(), lambda stamp: name(stamp) in taken))
+    return found
 
 
 def _remove_leftovers(config: BackupConfig) -> None:

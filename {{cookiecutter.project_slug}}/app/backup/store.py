@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -139,11 +139,21 @@ def newest(config: BackupConfig) -> Backup:
 def free_path(config: BackupConfig, moment: datetime) -> Path:
     """Return a name for a new backup; if there is one of the same second, the next free one."""
     suffix = engine_for(config.url).SUFFIX
-    while True:
-        path = config.directory / f"{_prefix(config)}{moment.strftime(STAMP)}{suffix}"
-        if not path.exists() and not manifest_path(path).exists():
-            return path
+
+    def path_of(stamp: str) -> Path:
+        return config.directory / f"{_prefix(config)}{stamp}{suffix}"
+
+    def is_taken(stamp: str) -> bool:
+        return path_of(stamp).exists() or manifest_path(path_of(stamp)).exists()
+
+    return path_of(free_stamp(moment, is_taken))
+
+
+def free_stamp(moment: datetime, is_taken: Callable[[str], bool]) -> str:
+    """Return a moment as it stands in names; where that is taken, the next free second."""
+    while is_taken(stamp := moment.strftime(STAMP)):
         moment += timedelta(seconds=1)
+    return stamp
 
 
 def partial_path(config: BackupConfig) -> Path:

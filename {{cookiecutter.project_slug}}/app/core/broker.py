@@ -40,14 +40,19 @@ LONGEST_GAP = 15.0
 GUARD_KEY = "guard"
 REVOKED_KEY = "revoked"
 
-# Forget the messages ARGV, which are done. Take one from the first queue that has one and write it
-# down, in one step. Writing comes first: it fails when Redis is full. What is no message is taken
-# without.
-TAKE = """
+# Forget the messages ARGV, which are done.
+ACKNOWLEDGE = """
 for _, tag in ipairs(ARGV) do
     redis.call('ZREM', KEYS[1], tag)
     redis.call('HDEL', KEYS[2], tag)
 end
+"""
+
+# The same; then take a message from the first queue that has one and write it down, in one step.
+# Writing comes first: it fails when Redis is full. What is no message is taken without.
+TAKE = (
+    ACKNOWLEDGE
+    + """
 local now = redis.call('TIME')
 for i = 3, #KEYS do
     local message = redis.call('LINDEX', KEYS[i], -1)
@@ -69,8 +74,7 @@ for i = 3, #KEYS do
 end
 return false
 """
-
-ACKNOWLEDGE = "redis.call('ZREM', KEYS[1], ARGV[1]) return redis.call('HDEL', KEYS[2], ARGV[1])"
+)
 
 # Keep a task's state and tell who waits for it, unless it has succeeded already.
 STORE = """
@@ -136,8 +140,7 @@ class QoS(redis.QoS):  # type: ignore[misc]
     def _acknowledge_now(self) -> None:
         try:
             self.channel.check_open()
-            for tag in tuple(_to_acknowledge):
-                acknowledge(self.channel, tag)
+            acknowledge(self.channel)
         except UNAVAILABLE:
             pass  # the guard does it later
 
@@ -265,7 +268,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
                 time.sleep(1)
                 raise Empty from None
             if self._asked == "EVAL":
-                _acknowledged(*self._acknowledging)
+                _acknowledged(self._acknowledging)
             self._waits = self._asked == "EVAL" and not reply
             if self._asked == "BLMOVE" or not reply:
                 raise Empty
@@ -296,16 +299,19 @@ class Transport(redis.Transport):  # type: ignore[misc]
     Channel = Channel
 
 
-def acknowledge(channel: Any, tag: str) -> None:
-    """Delete a taken message. Raises what the Redis client raises."""
+def acknowledge(channel: Any) -> None:
+    """Delete the messages that are done. Raises what the Redis client raises."""
+    tags = tuple(_to_acknowledge)
+    if not tags:
+        return
     prefix = channel.global_keyprefix
     index, unacked = f"{prefix}{channel.unacked_index_key}", f"{prefix}{channel.unacked_key}"
     with channel.conn_or_acquire() as client:
-        client.eval(ACKNOWLEDGE, 2, index, unacked, tag)
-    _acknowledged(tag)
+        client.eval(ACKNOWLEDGE, 2, index, unacked, *tags)
+    _acknowledged(tags)
 
 
-def _acknowledged(*tags: str) -> None:
+def _acknowledged(tags: tuple[str, ...]) -> None:
     for tag in tags:
         _to_acknowledge.discard(tag)
         _held.pop(tag, None)
@@ -369,9 +375,8 @@ class Guard(threading.Thread):
         channel = self._connection.default_channel
         prefix = channel.global_keyprefix
         index, guard = f"{prefix}{channel.unacked_index_key}", f"{prefix}{GUARD_KEY}"
+        acknowledge(channel)
         with channel.conn_or_acquire() as client:
-            for tag in tuple(_to_acknowledge):
-                acknowledge(channel, tag)
             # One that is held longer than any task may take was forgotten, not worked on.
             oldest = time.monotonic() - channel.visibility_timeout
             held = [tag for tag, taken_at in tuple(_held.items()) if taken_at > oldest]
