@@ -9,14 +9,14 @@ import pytest
 CELERY = [sys.executable, "-m", "celery", "-A", "app.core.celery.celery_app"]
 
 
-@pytest.mark.parametrize("role", ["worker", "beat"])
 @pytest.mark.parametrize(
-    ("variable", "value"),
+    ("role", "variable", "value"),
     [
-        ("CELERY_VISIBILITY_TIMEOUT", "100"),
-        ("CELERY_TASK_TIME_LIMIT", "10"),
-        ("CELERY_TIMEZONE", "Atlantis"),
-        ("CELERY_BROKER_URL", "amqp://localhost"),
+        ("worker", "CELERY_VISIBILITY_TIMEOUT", "100"),
+        ("beat", "CELERY_VISIBILITY_TIMEOUT", "100"),
+        ("worker", "CELERY_TASK_TIME_LIMIT", "10"),
+        ("worker", "CELERY_BROKER_URL", "amqp://localhost"),
+        ("beat", "CELERY_TIMEZONE", "Atlantis"),
     ],
 )
 def test_a_bad_setting_is_named(redis: None, role: str, variable: str, value: str) -> None:

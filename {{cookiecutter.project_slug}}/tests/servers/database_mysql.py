@@ -44,6 +44,8 @@ def database_server() -> Iterator[None]:
         subprocess.run([*_prepare(program), *options], check=True, capture_output=True)
         command = [program, *options, f"--port={PORT}", "--bind-address=127.0.0.1"]
         command += [f"--socket={folder}/socket", f"--pid-file={folder}/pid"]
+        # What a test has written need not outlive the machine's power.
+        command += ["--innodb-flush-log-at-trx-commit=0", "--skip-log-bin"]
         with server(command, folder / "log", lambda: listens(PORT)):
             _create_database(f"{folder}/socket")
             yield
