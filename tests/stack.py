@@ -52,7 +52,7 @@ class Stack:
         self.environment = {
             name: value
             for name, value in os.environ.items()
-            if name in ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYENV_VERSION")
+            if name in ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "PYENV_VERSION")
         } | {
             "DATABASE_URL": database_url or f"sqlite:///{self.folder / 'app.db'}",
             "SECRET_KEY": secrets.token_hex(32),
@@ -61,6 +61,7 @@ class Stack:
             "CELERY_RESULT_BACKEND": f"{url}/2",
             "CELERY_WORKER_CONCURRENCY": "2",
             "RUNS_FILE": str(self.runs_file),
+            "TMPDIR": str(self.folder),  # a killed process cannot remove what it has made
             "PYTHONUNBUFFERED": "1",
             "REMAP_SIGTERM": "SIGQUIT",  # as the image has it
         }

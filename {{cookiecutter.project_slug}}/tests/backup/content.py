@@ -60,10 +60,10 @@ AWKWARD = [
 BLOBS = [b"", b"\0", bytes(range(256)), b"'\\\0\n\r\x1a),(" * 100]
 
 
-def fill(engine: sa.Engine, programs: list[str]) -> None:
+def fill(engine: sa.Engine, programs: list[str], megabytes: int = 4) -> None:
     """Make the tables, then the programs (view, trigger), then put the content in."""
     metadata.create_all(engine)
-    noise = [os.urandom(60_000) for _ in range(32)]  # more than a pipe or a small disk holds
+    noise = [os.urandom(60_000) for _ in range(megabytes * 16)]
     with engine.begin() as conn:
         for statement in programs:
             conn.exec_driver_sql(statement)
