@@ -2,9 +2,11 @@
 
 from fastapi import APIRouter
 
+from app.api.errors import errors
 from app.api.routes import auth, health, {% if cookiecutter.use_celery %}tasks, {% endif %}users
 
-api_router = APIRouter()
+# Any route can get a request that cannot be parsed, a body that is too large or no database.
+api_router = APIRouter(responses=errors(400, 413, 503))
 api_router.include_router(health.router)
 api_router.include_router(auth.router)
 api_router.include_router(users.router)

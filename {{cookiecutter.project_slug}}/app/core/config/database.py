@@ -24,6 +24,8 @@ class DatabaseSettings(SettingsGroup):
     DATABASE_URL: str = Field({% if cookiecutter.database == "sqlite" %}default="sqlite:///./app.db", {% endif %}repr=False)
     # Seconds that the database may take for one answer. Migrations have no limit.
     DATABASE_TIMEOUT: int = Field(default=30, ge=1)
+    # Connections per process. All processes together must stay below the limit of the server.
+    DATABASE_POOL_SIZE: int = Field(default=15, ge=1)
 
     @field_validator("DATABASE_URL")
     @classmethod
