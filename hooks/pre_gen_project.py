@@ -95,28 +95,3 @@ if found:
 # {{ cookiecutter.update({"use_redis": true}) }}
 print("forge: Celery needs Redis, so use_redis is now yes.")
 # {% endif %}
-
-# Files without a condition are copied as they are: rendering them too would take a third of a bake.
-# Set here and not in cookiecutter.json, because a replay would bring back an older list. Files
-# only: Cookiecutter empties a folder before it copies it. tests/test_bake.py checks the list.
-# {% set copied = "
-#  .dockerignore .pre-commit-config.yaml app/__init__.py app/api/__init__.py app/api/deps.py
-#  app/api/routes/auth.py app/api/routes/tasks.py app/api/routes/users.py
-#  app/backup/__init__.py app/backup/__main__.py app/backup/create.py
-#  app/backup/engines/base.py app/backup/engines/mysql.py
-#  app/backup/engines/mysql_programs.py app/backup/engines/mysql_rows.py
-#  app/backup/engines/postgresql.py app/backup/engines/sqlite.py app/backup/errors.py
-#  app/backup/restore.py app/backup/retention.py app/backup/store.py app/backup/stream.py
-#  app/backup/tools.py app/core/__init__.py app/core/broker.py app/core/config/__init__.py
-#  app/core/config/app.py app/core/config/base.py app/core/config/celery.py
-#  app/core/config/redis.py app/core/database.py app/core/heartbeat.py
-#  app/core/idempotency.py app/core/logging.py app/core/publisher.py app/core/redis.py
-#  app/core/security.py app/core/worker.py app/models/*.py app/services/__init__.py
-#  app/services/jobs.py app/tasks/*.py dev/*.py migrations/script.py.mako migrations/versions/*.py
-#  tests/__init__.py tests/backup/__init__.py tests/backup/conftest.py
-#  tests/backup/dialect_mysql.py tests/backup/dialect_postgresql.py
-#  tests/backup/dialect_sqlite.py tests/backup/test_mysql_rows.py tests/servers/*.py
-#  tests/test_auth.py tests/test_celery.py tests/test_health.py tests/test_idempotency.py
-#  tests/test_jobs.py tests/test_migrations.py tests/test_redis.py tests/test_worker.py
-# " %}
-# {{ cookiecutter.update({"_copy_without_render": copied.split() | reject("eq", "#") | list}) }}
