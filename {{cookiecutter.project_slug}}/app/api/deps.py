@@ -22,9 +22,7 @@ password_hashing = anyio.Semaphore(settings.app.PASSWORD_HASH_CONCURRENCY)
 # Committed before the response is sent. Requests wait here for a connection, without a thread.
 SessionDep = Annotated[
     Session,
-    Depends(
-        get_session, scope="function", max_concurrency=settings.database.DATABASE_POOL_SIZE
-    ),
+    Depends(get_session, scope="function", max_concurrency=settings.database.DATABASE_POOL_SIZE),
 ]
 
 

@@ -108,7 +108,7 @@ def in_redis() -> FixedWindowRateLimiter:
         RedisStorage(
             settings.redis.REDIS_URL,
             connection_pool=get_redis().connection_pool,
-            key_prefix="{{ cookiecutter.project_slug }}:limits",
+            key_prefix=f"{settings.redis.REDIS_KEY_PREFIX}limits",
             wrap_exceptions=True,
         )
     )

@@ -7,9 +7,8 @@ from celery import Task
 from app.backup import BackupConfig, BackupError, Progress, create_backup, verify_backup
 from app.core.celery import celery_app
 from app.core.config.settings import settings
-from app.services.jobs import PROGRESS
 
-# Seconds. A backup may take hours; CELERY_VISIBILITY_TIMEOUT must be longer.
+# Seconds. A backup may take hours.
 SOFT_TIME_LIMIT = 4 * 60 * 60
 TIME_LIMIT = SOFT_TIME_LIMIT + 60
 
@@ -59,6 +58,6 @@ def _progress(task: Task[..., Any]) -> Progress:
     def show(phase: str, done: int, total: int | None) -> None:
         if task.request.id:  # none when the task is called as a function
             meta = {"phase": phase, "bytes": done, "total": total}
-            task.update_state(state=PROGRESS, meta=meta)
+            task.update_state(state="PROGRESS", meta=meta)
 
     return show

@@ -1,14 +1,14 @@
-"""Example tasks: a plain one, with the database, with an effect that comes once, with retries."""
+"""Example tasks: a plain one, one with the database, an idempotent one, one that is retried."""
 
+import secrets
 from typing import Any
 
 import structlog
 from celery import Task
 from sqlalchemy import func, select
 
-from app.core.celery import DatabaseUnavailableError, celery_app, with_db_init
+from app.core.celery import celery_app, with_db_init
 from app.core.database import session_scope
-from app.core.idempotency import once
 from app.core.security import utc_now
 from app.models import RefreshToken, User
 
@@ -22,12 +22,10 @@ def send_notification(user_id: int, message: str) -> dict[str, Any]:
     return {"status": "sent", "user_id": user_id}
 
 
-@celery_app.task(
-    autoretry_for=(DatabaseUnavailableError,), max_retries=8, retry_backoff=2, retry_backoff_max=300
-)
+@celery_app.task
 @with_db_init
 def process_user_data(user_id: int) -> dict[str, Any]:
-    """Count a user's logins that are still good."""
+    """Count the refresh tokens of a user that can still be used."""
     with session_scope() as session:
         if session.get(User, user_id) is None:
             raise LookupError(f"there is no user {user_id}")
@@ -43,12 +41,23 @@ def process_user_data(user_id: int) -> dict[str, Any]:
     return {"status": "processed", "user_id": user_id, "active_logins": active}
 
 
-@celery_app.task
-@once("order_id")
-def send_receipt(order_id: int) -> dict[str, Any]:
-    """Pretend to mail a receipt: once for each order, however often the task is queued or run."""
-    log.info("receipt sent", order_id=order_id)
-    return {"status": "sent", "order_id": order_id}
+@celery_app.task(bind=True)
+@with_db_init
+def invite_user(self: Task[..., Any], email: str) -> dict[str, Any]:
+    """Create an account and pretend to send an invitation. Running it twice has one effect.
+
+    In the database, a unique key makes a second attempt find the work of the first one. Other
+    services get the id of the job as idempotency key: it is the same for all attempts.
+    """
+    with session_scope() as session:
+        user = session.scalar(select(User).where(User.email == email))
+        if user is None:
+            user = User(email=email, password_hash=f"invited {secrets.token_hex(16)}")
+            session.add(user)
+            session.flush()
+        user_id = user.id
+    log.info("invitation sent", user_id=user_id, idempotency_key=self.request.id)
+    return {"status": "invited", "user_id": user_id}
 
 
 @celery_app.task(
@@ -61,8 +70,8 @@ def send_receipt(order_id: int) -> dict[str, Any]:
 def unreliable_task(self: Task[..., Any], data: dict[str, Any]) -> dict[str, Any]:
     """Fail as often as ``data["failures"]`` says, then succeed.
 
-    Retried up to 3 times, after about 1, 2 and 4 seconds. The jitter keeps many that failed
-    together from coming back together.
+    Retried up to 3 times, after about 1, 2 and 4 seconds. The jitter spreads the retries of tasks
+    that failed at the same time.
     """
     attempt = self.request.retries + 1
     if attempt <= data.get("failures", 0):

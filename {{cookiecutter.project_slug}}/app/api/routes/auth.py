@@ -128,9 +128,7 @@ def logout(session: SessionDep, body: RefreshTokenBody) -> None:
     auth.log_out(session, body.refresh_token)
 
 
-@router.post(
-    "/logout-everywhere", status_code=status.HTTP_204_NO_CONTENT, responses=errors(401)
-)
+@router.post("/logout-everywhere", status_code=status.HTTP_204_NO_CONTENT, responses=errors(401))
 def logout_everywhere(session: SessionDep, user: CurrentUser) -> None:
     """End all logins of the current user, this one too."""
     auth.log_out_everywhere(session, user)
