@@ -83,7 +83,7 @@ class RefreshTokenBody(BaseModel):
 @router.post(
     "/register",
     status_code=status.HTTP_201_CREATED,
-    responses=errors(409, 422, 429),
+    responses=errors(409, 429),
     dependencies=[LimitPasswordHashing],
 )
 def register(session: SessionDep, account: Registration, address: ClientAddress) -> UserResponse:
@@ -98,7 +98,7 @@ def register(session: SessionDep, account: Registration, address: ClientAddress)
     return UserResponse.model_validate(user)
 
 
-@router.post("/token", responses=errors(401, 422, 429), dependencies=[LimitPasswordHashing])
+@router.post("/token", responses=errors(401, 429), dependencies=[LimitPasswordHashing])
 def login(form: Annotated[LoginForm, Form()], address: ClientAddress) -> TokenResponse:
     """Log in with the OAuth2 password flow."""
     failed_logins.check(address)
@@ -113,7 +113,7 @@ def login(form: Annotated[LoginForm, Form()], address: ClientAddress) -> TokenRe
     return _response(tokens)
 
 
-@router.post("/refresh", responses=errors(401, 422))
+@router.post("/refresh", responses=errors(401))
 def refresh(body: RefreshTokenBody) -> TokenResponse:
     """Replace a refresh token. A token that was replaced before ends the login."""
     try:
@@ -122,7 +122,7 @@ def refresh(body: RefreshTokenBody) -> TokenResponse:
         raise unauthorized("The refresh token is invalid, log in again") from None
 
 
-@router.post("/logout", status_code=status.HTTP_204_NO_CONTENT, responses=errors(422))
+@router.post("/logout", status_code=status.HTTP_204_NO_CONTENT)
 def logout(session: SessionDep, body: RefreshTokenBody) -> None:
     """End the login of a refresh token."""
     auth.log_out(session, body.refresh_token)

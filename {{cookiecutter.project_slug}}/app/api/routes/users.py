@@ -28,7 +28,7 @@ async def read_me(user: CurrentUser) -> UserResponse:
 @router.post(
     "/me/password",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=errors(403, 422, 429),
+    responses=errors(403, 429),
     dependencies=[LimitPasswordHashing],
 )
 def change_password(session: SessionDep, login: CurrentLogin, body: PasswordChange) -> None:
