@@ -7,6 +7,7 @@ from fastapi import APIRouter, HTTPException, Query, status
 from pydantic import BaseModel
 
 from app.api.deps import CurrentUser, SessionDep
+from app.api.errors import errors
 from app.core.config.settings import settings
 from app.jobs import (
     Job,
@@ -22,7 +23,7 @@ from app.jobs import (
 )
 from app.tasks.example_task import send_notification
 
-router = APIRouter(tags=["tasks"])
+router = APIRouter(tags=["tasks"], responses=errors(401))
 
 
 class QueuedTask(BaseModel):
@@ -60,7 +61,7 @@ class TaskPage(BaseModel):
     next_cursor: str | None
 
 
-@router.post("/notify", status_code=status.HTTP_202_ACCEPTED)
+@router.post("/notify", status_code=status.HTTP_202_ACCEPTED, responses=errors(429))
 def notify(
     session: SessionDep,
     user: CurrentUser,
@@ -99,7 +100,7 @@ def read_tasks(
     )
 
 
-@router.get("/task/{task_id}")
+@router.get("/task/{task_id}", responses=errors(404))
 def read_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState:
     """Return the state of a task."""
     try:
@@ -108,7 +109,9 @@ def read_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState
         raise _not_found() from None
 
 
-@router.post("/task/{task_id}/retry", status_code=status.HTTP_202_ACCEPTED)
+@router.post(
+    "/task/{task_id}/retry", status_code=status.HTTP_202_ACCEPTED, responses=errors(404, 409)
+)
 def retry_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState:
     """Queue a failed or cancelled task again."""
     try:
@@ -119,7 +122,7 @@ def retry_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskStat
         raise HTTPException(status.HTTP_409_CONFLICT, str(error)) from None
 
 
-@router.delete("/task/{task_id}")
+@router.delete("/task/{task_id}", responses=errors(404))
 def cancel_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState:
     """Cancel a task, waiting or running. A finished task stays as it is."""
     try:
