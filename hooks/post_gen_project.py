@@ -32,8 +32,8 @@ PATHS_BY_ANSWER = {
         "tests/test_backup_task.py",
         "tests/test_celery.py",
         "tests/test_jobs.py",
+        "tests/test_jobs_cli.py",
         "tests/test_tasks.py",
-        "tests/test_worker.py",
     ],
     "use_redis": [
         "app/core/config/redis.py",

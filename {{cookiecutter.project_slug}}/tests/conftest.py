@@ -72,9 +72,13 @@ def clean_database(database: None) -> Iterator[None]:
     """The database, empty again after the test."""
     yield
     from app.core.database import session_scope
-    from app.models import RefreshToken, User
+    from app.models import {% if cookiecutter.use_celery %}Job, {% endif %}RefreshToken, {% if cookiecutter.use_celery %}ScheduleState, {% endif %}User
 
     with session_scope() as session:
+{% if cookiecutter.use_celery %}
+        session.query(Job).delete()
+        session.query(ScheduleState).delete()
+{% endif %}
         session.query(RefreshToken).delete()
         session.query(User).delete()
 

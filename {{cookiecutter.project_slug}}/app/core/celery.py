@@ -121,6 +121,13 @@ celery_app.conf.beat_schedule = {
 }
 
 
+def find_task(name: str) -> Task[..., Any] | None:
+    """Return a task by its full name, importing the modules of tasks if need be."""
+    if name not in celery_app.tasks:
+        celery_app.loader.import_default_modules()
+    return celery_app.tasks.get(name)
+
+
 class DatabaseUnavailableError(Exception):
     """The database does not answer."""
 
