@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 from celery import Task, signals
-from celery.exceptions import Ignore, Reject, Retry, WorkerLostError
+from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
 from sqlalchemy import select, update
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
@@ -84,27 +84,6 @@ class JobTask(Task[..., Any]):
             return
         with session_scope() as session:
             attempt.update(session, status=JobStatus.PROGRESS, result=meta)
-
-    def on_failure(
-        self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any
-    ) -> None:
-        """Record what only the worker's main process can see: a lost process or the hard limit.
-
-        Celery calls this in the pool process too, where the outcome has been recorded already.
-        """
-        if self.request.id:
-            return
-        try:
-            with session_scope() as session:
-                job = session.get(Job, task_id, with_for_update=True)
-                if job is None or job.status not in RUNNING:
-                    return
-                if isinstance(exc, WorkerLostError):
-                    put_back_lost(session, job, describe(exc))
-                else:
-                    fail(job, describe(exc))
-        except (OperationalError, InterfaceError):
-            log.exception("the job counts as lost when its time limit is over", task_id=task_id)
 
 
 class Attempt:
@@ -247,6 +226,21 @@ def _hand_back(sender: Any, **_: object) -> None:
     with session_scope() as session:
         for job in _running_on(session, sender.hostname):
             requeue(session, job)
+
+
+@signals.task_failure.connect
+def _record_lost_process(task_id: str, exception: BaseException, **_: object) -> None:
+    """Record what only the worker's main process can see: a lost process or the hard limit."""
+    if not isinstance(exception, WorkerLostError | TimeLimitExceeded):
+        return
+    with session_scope() as session:
+        job = session.get(Job, task_id, with_for_update=True)
+        if job is None or job.status not in RUNNING:
+            return
+        if isinstance(exception, WorkerLostError):
+            put_back_lost(session, job, describe(exception))
+        else:
+            fail(job, describe(exception))
 
 
 @signals.worker_process_shutdown.connect
