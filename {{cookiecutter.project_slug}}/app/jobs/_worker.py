@@ -95,14 +95,17 @@ class Attempt:
         self.number = number
 
     def claim(self, worker: str) -> bool:
-        """Return whether this attempt may run: nobody else has begun it, and it was not cancelled."""
+        """Return whether this attempt may run: nobody else has begun it, and it was not cancelled.
+
+        The attempt before may still be running: it queues its retry before it records that.
+        """
         statement = (
             update(Job)
             .where(
                 Job.id == self.job_id,
                 Job.attempts == self.number - 1,
                 Job.series == self.series,
-                Job.status.in_(WAITING),
+                Job.status.in_((*WAITING, *RUNNING)),
             )
             .values(
                 status=JobStatus.STARTED,
