@@ -33,6 +33,9 @@ os.environ |= {
     "ENVIRONMENT": "development",
     "SECRET_KEY": secrets.token_hex(),
     "DATABASE_URL": DATABASE_URL,
+    # All tests have one client address.
+    "LOGIN_ADDRESS_RATE_LIMIT": "1000/minute",
+    "REGISTRATION_RATE_LIMIT": "1000/minute",
 {% if cookiecutter.use_redis %}
     "REDIS_URL": redis_url(0),
 {% endif %}
