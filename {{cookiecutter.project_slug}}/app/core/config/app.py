@@ -12,6 +12,8 @@ class AppSettings(SettingsGroup):
 
     ENVIRONMENT: Literal["development", "production"] = "development"
     LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    # The port of the API, when started by ``python -m dev``.
+    PORT: int = Field(default=8000, ge=1, le=65535)
     # Signs access tokens and task ids. There is no default: every deployment has its own.
     SECRET_KEY: str = Field(min_length=32, repr=False)
     ACCESS_TOKEN_MINUTES: int = Field(default=15, ge=1)
