@@ -28,6 +28,7 @@ PATHS_BY_ANSWER = {
         "app/tasks/backup_database_task.py",
         "app/tasks/cleanup.py",
         "app/tasks/example_task.py",
+        "flowerconfig.py",
         "migrations/versions/0002_jobs.py",
         "tests/test_backup_task.py",
         "tests/test_celery.py",
@@ -60,6 +61,7 @@ PATHS_BY_ANSWER = {
         "app/backup/stream.py",
         "app/backup/tools.py",
         "app/core/config/backup.py",
+        "docker/mysql-init.sql",
         "app/tasks/backup_database_task.py",
         "tests/backup/__init__.py",
         "tests/backup/conftest.py",
@@ -73,9 +75,14 @@ PATHS_BY_ANSWER = {
     ],
     "use_docker": [
         ".dockerignore",
+        "Caddyfile",
         "Dockerfile",
         "docker-compose.dev.yml",
+        "docker-compose.edge.yml",
         "docker-compose.yml",
+        "docker/mysql-init.sql",
+        "docs/deployment.md",
+        "monitoring/prometheus.yml",
     ],
 }
 
@@ -95,6 +102,7 @@ PATHS_BY_DATABASE = {
         "app/backup/engines/mysql.py",
         "app/backup/engines/mysql_programs.py",
         "app/backup/engines/mysql_rows.py",
+        "docker/mysql-init.sql",
         "tests/backup/dialect_mysql.py",
         "tests/backup/test_mysql_rows.py",
         "tests/servers/database_mysql.py",
