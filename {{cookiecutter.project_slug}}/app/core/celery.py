@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from asgi_correlation_id import correlation_id
 from celery import Celery, Task, current_task, signals
 from celery.schedules import crontab
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from app.core.config.settings import settings
