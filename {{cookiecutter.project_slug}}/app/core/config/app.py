@@ -35,6 +35,8 @@ class AppSettings(SettingsGroup):
     ENVIRONMENT: Literal["development", "production"] = "development"
     LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     DOCS_ENABLED: bool = True
+    # The port of the API, when started by ``python -m dev``.
+    PORT: int = Field(default=8000, ge=1, le=65535)
 
     # Signs access tokens and hashes refresh tokens: a new key ends every login. It has no default.
     SECRET_KEY: str = Field(min_length=32, repr=False)
