@@ -47,6 +47,7 @@ OWNED = {
         "app/backup",
         "app/core/config/backup.py",
         "app/tasks/backup_database_task.py",
+        "docs/backups.md",
         "tests/backup",
         "tests/test_backup_task.py",
     ],
@@ -61,21 +62,18 @@ OWNED = {
 # Database -> the paths that go when it is another one.
 OWNED_BY_DATABASE = {
     "sqlite": [
-        "app/backup/engines/sqlite.py",
+        "app/backup/sqlite.py",
         "tests/backup/dialect_sqlite.py",
         "tests/servers/database_sqlite.py",
     ],
     "postgresql": [
-        "app/backup/engines/postgresql.py",
+        "app/backup/postgresql.py",
         "tests/backup/dialect_postgresql.py",
         "tests/servers/database_postgresql.py",
     ],
     "mysql": [
-        "app/backup/engines/mysql.py",
-        "app/backup/engines/mysql_programs.py",
-        "app/backup/engines/mysql_rows.py",
+        "app/backup/mysql.py",
         "tests/backup/dialect_mysql.py",
-        "tests/backup/test_mysql_rows.py",
         "tests/servers/database_mysql.py",
     ],
 }
