@@ -1,37 +1,36 @@
-"""Removes what was answered no, writes .env with fresh secrets, and says what comes next.
+"""Delete what was declined, write .env with fresh secrets, and print the next steps.
 
-The working directory is the new project. Standard library only; starts no program. Imports little:
-a bake is short, and a good part of it is imports.
+The working directory is the new project. Uses the standard library only and starts no program.
 """
 
+import json
 import os
+import shlex
 
-# Those that pre_gen_project.py has checked: true or false, one of the choices, a plain name.
-ANSWERS = {
-    "use_celery": "{{ cookiecutter.use_celery }}" == "True",
-    "use_redis": "{{ cookiecutter.use_redis }}" == "True",
-    "use_backup": "{{ cookiecutter.use_backup }}" == "True",
-    "use_docker": "{{ cookiecutter.use_docker }}" == "True",
-}
-DATABASE = "{{ cookiecutter.database }}"
-SLUG = "{{ cookiecutter.project_slug }}"
+# Validated by pre_gen_project.py.
+ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 
-# Answer -> the paths that go when it is no. A path that needs two answers is under both.
-OWNED = {
+# Answer -> the files that go when it is no. A file that needs two answers is under both. Files, not
+# folders: in a folder there may be files of the owner's, which -f must not delete.
+PATHS_BY_ANSWER = {
     "use_celery": [
         "app/api/routes/tasks.py",
-        "app/core/broker.py",
         "app/core/celery.py",
         "app/core/config/celery.py",
-        "app/core/heartbeat.py",
-        "app/core/idempotency.py",
-        "app/core/publisher.py",
-        "app/core/worker.py",
-        "app/services/jobs.py",
-        "app/tasks",
+        "app/jobs/__init__.py",
+        "app/jobs/_dispatcher.py",
+        "app/jobs/_publisher.py",
+        "app/jobs/_service.py",
+        "app/jobs/_worker.py",
+        "app/jobs/scheduler.py",
+        "app/models/job.py",
+        "app/tasks/__init__.py",
+        "app/tasks/backup_database_task.py",
+        "app/tasks/cleanup.py",
+        "app/tasks/example_task.py",
+        "migrations/versions/0002_jobs.py",
         "tests/test_backup_task.py",
         "tests/test_celery.py",
-        "tests/test_idempotency.py",
         "tests/test_jobs.py",
         "tests/test_tasks.py",
         "tests/test_worker.py",
@@ -44,11 +43,32 @@ OWNED = {
         "tests/test_redis.py",
     ],
     "use_backup": [
-        "app/backup",
+        "app/backup/__init__.py",
+        "app/backup/__main__.py",
+        "app/backup/base.py",
+        "app/backup/check.py",
+        "app/backup/config.py",
+        "app/backup/copy.py",
+        "app/backup/create.py",
+        "app/backup/errors.py",
+        "app/backup/manifest.py",
+        "app/backup/mysql.py",
+        "app/backup/postgresql.py",
+        "app/backup/programs.py",
+        "app/backup/restore.py",
+        "app/backup/retention.py",
+        "app/backup/settings.py",
+        "app/backup/sqlite.py",
         "app/core/config/backup.py",
         "app/tasks/backup_database_task.py",
         "docs/backups.md",
-        "tests/backup",
+        "tests/backup/__init__.py",
+        "tests/backup/conftest.py",
+        "tests/backup/content.py",
+        "tests/backup/dialect_mysql.py",
+        "tests/backup/dialect_postgresql.py",
+        "tests/backup/dialect_sqlite.py",
+        "tests/backup/test_backup.py",
         "tests/test_backup_task.py",
     ],
     "use_docker": [
@@ -59,8 +79,8 @@ OWNED = {
     ],
 }
 
-# Database -> the paths that go when it is another one.
-OWNED_BY_DATABASE = {
+# Database -> the files that go when it is another one.
+PATHS_BY_DATABASE = {
     "sqlite": [
         "app/backup/sqlite.py",
         "tests/backup/dialect_sqlite.py",
@@ -80,30 +100,21 @@ OWNED_BY_DATABASE = {
 
 
 def prune():
-    """Delete every path whose answer is no."""
-    unwanted = [paths for answer, paths in OWNED.items() if not ANSWERS[answer]]
-    unwanted += [paths for name, paths in OWNED_BY_DATABASE.items() if name != DATABASE]
-    for path in sum(unwanted, []):
-        if os.path.isdir(path):
-            remove_folder(path)
-        elif os.path.exists(path):
-            os.remove(path)
-
-
-def remove_folder(path):
-    """Delete a folder with all that is in it."""
-    for folder, folders, files in os.walk(path, topdown=False):
-        for name in files:
-            os.remove(os.path.join(folder, name))
-        for name in folders:
-            os.rmdir(os.path.join(folder, name))
-    os.rmdir(path)
+    """Delete the files of every declined answer, and the folders that are empty afterwards."""
+    declined = [paths for answer, paths in PATHS_BY_ANSWER.items() if not ANSWERS[answer]]
+    declined += [paths for name, paths in PATHS_BY_DATABASE.items() if name != ANSWERS["database"]]
+    for path in {path for paths in declined for path in paths}:
+        os.remove(path)
+        folder = os.path.dirname(path)
+        while folder and not os.listdir(folder):
+            os.rmdir(folder)
+            folder = os.path.dirname(folder)
 
 
 def write_env():
     """Write .env from .env.example, with 256 random bits for every variable left empty there.
 
-    An .env that is there already (Cookiecutter's -f) is kept: the database knows its password.
+    An existing .env is kept (Cookiecutter's -f): the database knows its password.
     """
     try:
         descriptor = os.open(".env", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -116,16 +127,26 @@ def write_env():
                 env.write(f"{line[:-1]}{os.urandom(32).hex()}\n" if is_empty else line)
 
 
+def next_steps():
+    """Return the commands that start the project, as text."""
+    folder = os.getcwd()
+    if os.path.dirname(folder) == os.environ.get("PWD"):  # the shell's current directory
+        folder = os.path.basename(folder)
+    commands = [f"cd {shlex.quote(folder)}", "uv sync"]
+    if ANSWERS["database"] != "sqlite" and ANSWERS["use_docker"]:
+        files = "-f docker-compose.yml -f docker-compose.dev.yml"
+        commands.append(f"docker compose {files} up -d --wait db")
+    commands += ["uv run alembic upgrade head", "uv run python -m dev"]
+    lines = [f"The project is in {folder}/. Next:", "", *(f"    {line}" for line in commands), ""]
+    if ANSWERS["database"] != "sqlite":
+        lines += [
+            f"{'Without Docker' if ANSWERS['use_docker'] else 'Before the migrations'}, create the "
+            "database as README.md says, or set DATABASE_URL in .env to one that exists.",
+            "",
+        ]
+    return "\n".join([*lines, "README.md in the project explains the rest."])
+
+
 prune()
 write_env()
-print(
-    f"""
-The project is in {SLUG}/. Next:
-
-    cd {SLUG}
-    uv sync
-    uv run alembic upgrade head
-    uv run python -m dev
-
-README.md there has the rest."""
-)
+print(f"\n{next_steps()}")

@@ -1,76 +1,54 @@
-"""Every combination of answers, baked once, for all tests."""
+"""Fixtures: projects that are baked with pytest-cookies, and installed ones."""
 
-import itertools
-import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cookiecutter.main import cookiecutter
 
-TEMPLATE = Path(__file__).parents[1]
-PROJECT = TEMPLATE / "{{cookiecutter.project_slug}}"
-DATABASES = ("sqlite", "postgresql", "mysql")
-BOOLEANS = ("use_celery", "use_redis", "use_backup", "use_docker")
-
-Answers = dict[str, str | bool]
-
-
-def combinations() -> list[Answers]:
-    """Return all 48 combinations of the answers that choose features."""
-    return [
-        {"database": database} | dict(zip(BOOLEANS, flags, strict=True))
-        for database in DATABASES
-        for flags in itertools.product([True, False], repeat=len(BOOLEANS))
-    ]
-
-
-def name_of(answers: Answers) -> str:
-    """Return a short name for a combination, such as ``mysql-celery-redis``."""
-    on = [name.removeprefix("use_") for name in BOOLEANS if answers.get(name, True)]
-    return "-".join([str(answers.get("database", "sqlite")), *on])
-
-
-def unavailable(reason: str) -> None:
-    """Skip what cannot be started on this machine, with the way to get it. In CI it fails."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
+from tests.harness import TEMPLATE, Answers, combinations, install
 
 Bake = Callable[..., Path]
+Bakes = list[tuple[Answers, Path]]
 
 
 @pytest.fixture(scope="session")
-def bake(tmp_path_factory: pytest.TempPathFactory) -> Bake:
-    """A function that bakes a project from answers, in this process, and returns its folder."""
-    home = tmp_path_factory.mktemp("home")
-    config = home / "config.yaml"
-    config.write_text(f"cookiecutters_dir: {home}\nreplay_dir: {home}\n")
+def bake(cookies_session, tmp_path_factory: pytest.TempPathFactory) -> Bake:
+    """A function that bakes a project from answers and returns its folder."""
+    folder = str(tmp_path_factory.mktemp("hooks"))
 
     def bake(**answers: str | bool) -> Path:
-        folder = tmp_path_factory.mktemp("bake")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tempfile, "tempdir", str(home))  # Cookiecutter leaves files in it
-            project = cookiecutter(
-                str(TEMPLATE),
-                no_input=True,
-                extra_context=answers,
-                output_dir=str(folder),
-                config_file=str(config),
-            )
-        return Path(project)
+            # Cookiecutter leaves its rendered hooks in the temporary folder.
+            patch.setattr(tempfile, "tempdir", folder)
+            result = cookies_session.bake(extra_context=answers, template=str(TEMPLATE))
+        if result.exception:
+            raise result.exception
+        return Path(result.project_path)
 
     return bake
 
 
 @pytest.fixture(scope="session")
-def bakes(bake: Bake) -> list[tuple[Answers, Path]]:
+def bakes(bake: Bake) -> Bakes:
     """All 48 combinations with the project that each gives."""
     return [(answers, bake(**answers)) for answers in combinations()]
+
+
+@pytest.fixture(scope="session")
+def installed(bake: Bake) -> Bake:
+    """A function that bakes and installs a project; the same one for the same answers."""
+    projects: dict[str, Path] = {}
+
+    def installed(python: str | None = None, **answers: str | bool) -> Path:
+        key = repr((python, sorted(answers.items())))
+        if key not in projects:
+            project = bake(**answers)
+            install(project, python)
+            projects[key] = project
+        return projects[key]
+
+    return installed
 
 
 @pytest.fixture
@@ -80,7 +58,7 @@ def count(record_property: Callable[[str, object], None]) -> Callable[[str, int]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how much was baked, checked and run."""
+    """Print how many projects were baked, checked and run."""
     counts: dict[str, int] = {}
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
@@ -90,57 +68,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if counts:
         text = ", ".join(f"{number} {what}" for what, number in sorted(counts.items()))
         terminalreporter.write_sep("=", f"passed: {text}")
-
-
-def uv() -> str:
-    """Return the path of uv, or end the test as unavailable."""
-    path = shutil.which("uv") or os.environ.get("UV")
-    if path is None:
-        unavailable("uv is needed to install the baked projects: pip install uv")
-    return str(path)
-
-
-def run(
-    *command: str | Path, cwd: Path, env: dict[str, str] | None = None, timeout: float = 300
-) -> subprocess.CompletedProcess[str]:
-    """Run a program and return what it printed; fail the test when it fails."""
-    result = subprocess.run(
-        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False
-    )
-    if result.returncode != 0:
-        pytest.fail(f"{command} ended with {result.returncode}\n{result.stdout}\n{result.stderr}")
-    return result
-
-
-def project_environment(**changes: str) -> dict[str, str]:
-    """Return the environment for a baked project's commands: ours, less what names our own venv."""
-    names = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "PYTEST_ADDOPTS")
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in names and not name.startswith(("PYTEST_XDIST", "UV_RUN_"))
-    }
-    return kept | changes
-
-
-def run_suite(project: Path, *arguments: str, timeout: float = 600) -> str:
-    """Run an installed project's tests, as its owner does; return what they printed."""
-    command = (uv(), "run", "--no-sync", "pytest", "-q", *arguments)
-    return run(*command, cwd=project, env=project_environment(), timeout=timeout).stdout
-
-
-def install(project: Path, python: str | None = None) -> None:
-    """Give a baked project its own environment, as ``uv sync`` does it for its owner."""
-    options = ["--python", python] if python else []
-    result = subprocess.run(
-        [uv(), "sync", "--quiet", *options],
-        cwd=project,
-        env=project_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode != 0:
-        if "No interpreter found" in result.stderr or "python-build-standalone" in result.stderr:
-            unavailable(f"no Python {python or 'as asked for'} here: uv python install {python}")
-        pytest.fail(result.stderr)

@@ -243,7 +243,7 @@ def test_prompts(home: Path, output: Path) -> None:
     assert "Database" in result.stdout
     assert "use_redis is now yes" in result.stdout
     recorded = json.loads((output / "asked-for/.forge.json").read_text())["cookiecutter"]
-    assert recorded["python_version"] == "3.12"
+    assert recorded["python_version"] == "3.13"
     assert recorded["database"] == "postgresql"
     assert recorded["use_redis"] is True
     assert recorded["use_docker"] is False

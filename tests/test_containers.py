@@ -20,7 +20,7 @@ from tests.processes import wait_until
 STACKS: dict[str, Answers] = {
     "postgresql": {"database": "postgresql", "python_version": "3.13"},
     "mysql": {"database": "mysql", "python_version": "3.12"},
-    "sqlite": {"database": "sqlite", "python_version": "3.11"},
+    "sqlite": {"database": "sqlite", "python_version": "3.14"},
     "without_celery": {"database": "postgresql", "use_celery": False},
     "without_redis": {"database": "sqlite", "use_celery": False, "use_redis": False},
 }

@@ -30,7 +30,7 @@ SUITES: list[tuple[str, Answers]] = [
     ids=[f"{python}-{name_of(answers)}" for python, answers in SUITES],
 )
 def test_generated_suite(bake: Bake, python: str, answers: Answers, count) -> None:
-    project = bake(python_version=python, **answers)
+    project = bake(**answers)
     install(project, python)
     # A clean clone has no .env: the suite brings its own settings.
     (project / ".env").unlink()

@@ -1,12 +1,13 @@
-"""How Alembic reaches the database: through the application's settings and models."""
+"""Alembic environment: uses the settings and the models of the application."""
+
+from logging import INFO, basicConfig
 
 from alembic import context
 
-import app.models
-from app.core.database import Base
-from app.core.engine import make_engine
+from app.core.database import make_engine
+from app.models import Base
 
-assert app.models  # imported so that the metadata is complete
+basicConfig(level=INFO, format="%(message)s")
 
 with make_engine().connect() as connection:
     context.configure(
@@ -14,7 +15,7 @@ with make_engine().connect() as connection:
         target_metadata=Base.metadata,
         compare_type=True,
 {% if cookiecutter.database == "sqlite" %}
-        render_as_batch=True,  # SQLite alters a table by copying it
+        render_as_batch=True,  # SQLite alters a table by copying it.
 {% endif %}
     )
     with context.begin_transaction():

@@ -1,25 +1,34 @@
-"""Dependencies of the routes: ``async def`` and free of I/O, so they cost no thread."""
+"""Dependencies that routes share."""
 
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, status
 from fastapi.security import OAuth2PasswordBearer
+from sqlalchemy.orm import Session
 
+from app.core.database import get_session
 from app.core.security import InvalidTokenError, read_access_token
+from app.models import User
 
 bearer = OAuth2PasswordBearer(tokenUrl="auth/token")
 
+# Committed before the response is sent.
+SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 
-async def get_current_user_id(token: Annotated[str, Depends(bearer)]) -> int:
-    """Return the id of the user that the access token names, or answer 401."""
+
+def get_current_user(session: SessionDep, token: Annotated[str, Depends(bearer)]) -> User:
+    """Return the user that the access token names, or answer 401."""
     try:
-        return read_access_token(token)
+        user = session.get(User, read_access_token(token))
     except InvalidTokenError:
+        user = None
+    if user is None:
         raise HTTPException(
             status.HTTP_401_UNAUTHORIZED,
             "Not authenticated",
             headers={"WWW-Authenticate": "Bearer"},
-        ) from None
+        )
+    return user
 
 
-CurrentUserId = Annotated[int, Depends(get_current_user_id)]
+CurrentUser = Annotated[User, Depends(get_current_user)]

@@ -1,14 +1,14 @@
 """Making a backup."""
 
 import time
-from typing import IO, Any
+from typing import Any
 
 from isal import igzip_threaded
 
 from app.backup import manifest as folder
 from app.backup import {{ cookiecutter.database }} as engine
-from app.backup.check import read_through
 from app.backup.base import Meter
+from app.backup.check import read_through
 from app.backup.config import BackupConfig, Progress
 from app.backup.copy import copy_missing
 from app.backup.errors import StorageError
@@ -62,11 +62,13 @@ def _create(
     moment, start = folder.now(), time.monotonic()
     partial = folder.partial_path(config, server)
     try:
-        with folder.private_file(partial) as file:
+        with (
+            folder.private_file(partial) as file,
             # Level 1 gives about the size of gzip's default level in a tenth of the time.
-            with igzip_threaded.open(file, "wb", compresslevel=1) as packed:
-                target = Meter(packed, progress, "dump")
-                dumped = engine.dump(config.url, target)
+            igzip_threaded.open(file, "wb", compresslevel=1) as packed,
+        ):
+            target = Meter(packed, progress, "dump")
+            dumped = engine.dump(config.url, target)
         if progress:
             progress("check", 0)
         checked = read_through(partial)

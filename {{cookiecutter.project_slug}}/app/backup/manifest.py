@@ -213,7 +213,7 @@ def make_folder(config: BackupConfig) -> None:
 def private_file(path: Path) -> Iterator[IO[bytes]]:
     """Create a file of mode 0600, replacing what is there, and write it through to the disk."""
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b") as file:
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b") as file:
         _give_to_owner_of_folder(path)
         yield file
         file.flush()

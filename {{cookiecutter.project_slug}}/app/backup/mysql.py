@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from shutil import which
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import pymysql
 from pymysql.constants import CLIENT
@@ -169,8 +169,8 @@ def load(url: str, side: str, source: Reader, properties: dict[str, Any]) -> Non
         tool, version = _tool(_server_version(conn), ("mysql", "mariadb"))
         _create(conn, side, database_name(url), properties)
     # With --binary-mode the client runs SQL only: no \!, no system, no source.
-    arguments = ("--batch", "--binary-mode", "--default-character-set=utf8mb4")
-    arguments += ("--max-allowed-packet=1G", f"--database={side}")
+    arguments = ["--batch", "--binary-mode", "--default-character-set=utf8mb4"]
+    arguments += ["--max-allowed-packet=1G", f"--database={side}"]
     left = properties.get("side_bytes", 0)
     with programs.running(_command(url, tool, version, *arguments), feed=True) as client:
         for chunk in chunks(source):

@@ -325,14 +325,15 @@ def _sql(template: str, *names: str) -> sql.Composed:
 
 def _create(conn: psycopg.Connection, name: str, properties: dict[str, Any]) -> None:
     """Create an empty database with the given owner, encoding, locale and tablespace."""
+    owner, tablespace = str(properties.get("owner")), str(properties.get("tablespace"))
     record = properties.get
     options: list[sql.Composable] = [_sql("CREATE DATABASE {} TEMPLATE template0", name)]
     roles = {role for (role,) in conn.execute("SELECT rolname FROM pg_roles").fetchall()}
     spaces = {space for (space,) in conn.execute("SELECT spcname FROM pg_tablespace").fetchall()}
-    if record("owner") in roles:
-        options.append(_sql("OWNER {}", record("owner")))
-    if record("tablespace") in spaces - {"pg_default"}:
-        options.append(_sql("TABLESPACE {}", record("tablespace")))
+    if owner in roles:
+        options.append(_sql("OWNER {}", owner))
+    if tablespace in spaces - {"pg_default"}:
+        options.append(_sql("TABLESPACE {}", tablespace))
     # The column is daticulocale in PostgreSQL 15 and 16, datlocale since 17.
     locale = record("datlocale") or record("daticulocale")
     provider = PROVIDERS.get(record("datlocprovider") or "")

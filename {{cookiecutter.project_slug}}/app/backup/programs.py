@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -70,16 +70,10 @@ def running(command: Command, *, feed: bool = False) -> Iterator[IO[bytes]]:
             process.wait()
             raise
         finally:
-            _close(pipe)
+            with suppress(BrokenPipeError):  # what is buffered has no reader any more
+                pipe.close()
         if code:
             raise DatabaseError(_failure(command, code, stderr))
-
-
-def _close(pipe: IO[bytes]) -> None:
-    try:
-        pipe.close()
-    except BrokenPipeError:  # what is still buffered has no reader any more
-        pass
 
 
 def _failure(command: Command, code: int, stderr: IO[bytes]) -> str:

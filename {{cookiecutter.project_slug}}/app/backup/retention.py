@@ -90,5 +90,6 @@ def _age(moment: datetime) -> float:
 
 def _sound(backup: Backup) -> bool:
     with suppress(BackupError, OSError):
-        return backup.manifest and read_through(backup.path).sha256 == backup.manifest.sha256
+        found = read_through(backup.path).sha256
+        return backup.manifest is not None and found == backup.manifest.sha256
     return False

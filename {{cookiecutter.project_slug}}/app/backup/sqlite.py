@@ -104,7 +104,7 @@ def load(url: str, side: str, source: Reader, properties: dict[str, Any]) -> Non
     """Write the dump to a new file, mode 0600."""
     with (
         driver_errors(OSError, "", side),
-        open(os.open(side, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
+        os.fdopen(os.open(side, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
     ):
         base.copy(source, file)
         file.flush()
@@ -129,7 +129,7 @@ def swap(url: str, side: str, old: str, properties: dict[str, Any]) -> list[str]
     """
     live = _path(url)
     if not live.exists():
-        with driver_errors(sqlite3.Error, "", f"SQLite {side}"), closing(_connect(Path(side))) as db:
+        with driver_errors(sqlite3.Error, "", side), closing(_connect(Path(side))) as db:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         Path(side).rename(live)
         return []

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import structlog
 
 {% if cookiecutter.use_celery %}
-from app.core.celery import ping_broker, ping_result_backend
+from app.core.celery import ping_broker
 {% endif %}
 from app.core.database import ping_database
 {% if cookiecutter.use_redis %}
@@ -50,6 +50,5 @@ def probes() -> list[Probe]:
 {% endif %}
 {% if cookiecutter.use_celery %}
         Probe("broker", ping_broker),
-        Probe("result_backend", ping_result_backend),
 {% endif %}
     ]

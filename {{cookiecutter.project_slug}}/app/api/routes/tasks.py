@@ -1,99 +1,149 @@
-"""Jobs: queue a notification, ask for a task's state, revoke it."""
+"""Jobs: queue a notification; list, read, cancel and retry the user's jobs."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import Annotated, Any, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
-import anyio
-from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, FastAPI, HTTPException, Query, status
+from fastapi import APIRouter, HTTPException, Query, status
 from pydantic import BaseModel
 
-from app.api.deps import CurrentUserId
-from app.services.jobs import (
+from app.api.deps import CurrentUser, SessionDep
+from app.core.config.settings import settings
+from app.jobs import (
     Job,
-    QueueUnavailableError,
-    UnknownJobError,
+    JobNotFoundError,
+    JobStateError,
+    JobStatus,
+    cancel_job,
+    count_waiting_jobs,
     enqueue,
     get_job,
-    publisher,
-    revoke_job,
+    list_jobs,
+    retry_job,
 )
 from app.tasks.example_task import send_notification
 
-
-@asynccontextmanager
-async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Nothing is connected at start; what was connected meanwhile is closed at the end."""
-    yield
-    await publisher.close()
-
-
-router = APIRouter(tags=["tasks"], lifespan=lifespan)
-
-# A limit in seconds, and threads of their own: while Redis hangs, no other request waits for it.
-TIMEOUT = 2.5
-_threads = CapacityLimiter(40)
-
-T = TypeVar("T")
+router = APIRouter(tags=["tasks"])
 
 
 class QueuedTask(BaseModel):
     """A task that was queued."""
 
     task_id: str
-    status: str = "queued"
+    status: Literal["queued"] = "queued"
 
 
 class TaskState(BaseModel):
-    """A task's state; ``result`` is its progress while it runs and its error when it failed."""
+    """The state of a task.
+
+    ``result`` is the return value, the error as text, or, while the task runs, its progress.
+    """
 
     task_id: str
-    status: str
+    status: JobStatus
     result: Any
 
 
+class TaskSummary(TaskState):
+    """A task in a list."""
+
+    task: str
+    attempts: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class TaskPage(BaseModel):
+    """A page of tasks, newest first. ``next_cursor`` is null on the last page."""
+
+    items: list[TaskSummary]
+    next_cursor: str | None
+
+
 @router.post("/notify", status_code=status.HTTP_202_ACCEPTED)
-async def notify(
-    current_user_id: CurrentUserId,
+def notify(
+    session: SessionDep,
+    user: CurrentUser,
     user_id: Annotated[int, Query(ge=1, le=2**31 - 1)],
     message: Annotated[str, Query(min_length=1, max_length=10_000)],
 ) -> QueuedTask:
     """Queue a notification to a user."""
-    queued = enqueue(send_notification, current_user_id, user_id=user_id, message=message)
-    return QueuedTask(task_id=await _in_time(queued))
+    limit = settings.celery.JOB_MAX_WAITING_PER_USER
+    if count_waiting_jobs(session, user.id, limit) >= limit:
+        raise HTTPException(
+            status.HTTP_429_TOO_MANY_REQUESTS,
+            "Too many tasks are waiting, try again later",
+            headers={"Retry-After": "60"},
+        )
+    job = enqueue(session, send_notification, owner_id=user.id, user_id=user_id, message=message)
+    return QueuedTask(task_id=job.id)
+
+
+@router.get("/tasks")
+def read_tasks(
+    session: SessionDep,
+    user: CurrentUser,
+    status: JobStatus | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    cursor: Annotated[str | None, Query(max_length=36)] = None,
+) -> TaskPage:
+    """List the user's tasks, newest first. ``cursor`` is the ``next_cursor`` of the page before."""
+    try:
+        jobs = list_jobs(session, owner_id=user.id, status=status, before=cursor, limit=limit + 1)
+    except JobNotFoundError:
+        raise HTTPException(422, "The cursor is not known") from None
+    page = jobs[:limit]
+    return TaskPage(
+        items=[_summary(job) for job in page],
+        next_cursor=page[-1].id if len(jobs) > limit else None,
+    )
 
 
 @router.get("/task/{task_id}")
-async def read_task(task_id: str, current_user_id: CurrentUserId) -> TaskState:
-    """Return the state of a task that the user queued."""
-    return _state(await _in_thread(partial(get_job, task_id, current_user_id)))
+def read_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState:
+    """Return the state of a task."""
+    try:
+        return _state(get_job(session, task_id, owner_id=user.id))
+    except JobNotFoundError:
+        raise _not_found() from None
+
+
+@router.post("/task/{task_id}/retry", status_code=status.HTTP_202_ACCEPTED)
+def retry_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState:
+    """Queue a failed or cancelled task again."""
+    try:
+        return _state(retry_job(session, task_id, owner_id=user.id))
+    except JobNotFoundError:
+        raise _not_found() from None
+    except JobStateError as error:
+        raise HTTPException(status.HTTP_409_CONFLICT, str(error)) from None
 
 
 @router.delete("/task/{task_id}")
-async def revoke_task(task_id: str, current_user_id: CurrentUserId) -> TaskState:
-    """Revoke a task that the user queued. One that is finished stays as it is."""
-    return _state(await _in_thread(partial(revoke_job, task_id, current_user_id)))
+def cancel_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState:
+    """Cancel a task, waiting or running. A finished task stays as it is."""
+    try:
+        return _state(cancel_job(session, task_id, owner_id=user.id))
+    except JobNotFoundError:
+        raise _not_found() from None
 
 
 def _state(job: Job) -> TaskState:
-    return TaskState(task_id=job.task_id, status=job.status, result=job.result)
+    return TaskState(task_id=job.id, status=JobStatus(job.status), result=job.result)
 
 
-async def _in_thread(call: Callable[[], T]) -> T:
-    return await _in_time(to_thread.run_sync(call, limiter=_threads, abandon_on_cancel=True))
+def _summary(job: Job) -> TaskSummary:
+    return TaskSummary(
+        task_id=job.id,
+        status=JobStatus(job.status),
+        result=job.result,
+        task=job.task,
+        attempts=job.attempts,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+    )
 
 
-async def _in_time(answer: Awaitable[T]) -> T:
-    try:
-        with anyio.fail_after(TIMEOUT):
-            return await answer
-    except UnknownJobError:
-        raise HTTPException(status.HTTP_404_NOT_FOUND, "There is no such task") from None
-    except (QueueUnavailableError, TimeoutError):
-        raise HTTPException(
-            status.HTTP_503_SERVICE_UNAVAILABLE,
-            "The task queue is unavailable, try again later",
-            headers={"Retry-After": "5"},
-        ) from None
+def _not_found() -> HTTPException:
+    return HTTPException(status.HTTP_404_NOT_FOUND, "There is no such task")

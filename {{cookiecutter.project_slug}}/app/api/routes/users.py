@@ -1,11 +1,9 @@
 """Users."""
 
-from fastapi import APIRouter, HTTPException, status
+from fastapi import APIRouter
 from pydantic import BaseModel
 
-from app.api.deps import CurrentUserId
-from app.core.database import session_scope
-from app.models import User
+from app.api.deps import CurrentUser
 
 router = APIRouter(prefix="/users", tags=["users"])
 
@@ -18,14 +16,6 @@ class UserResponse(BaseModel):
 
 
 @router.get("/me")
-def read_me(user_id: CurrentUserId) -> UserResponse:
+def read_me(user: CurrentUser) -> UserResponse:
     """Return the user who asks."""
-    with session_scope() as session:
-        user = session.get(User, user_id)
-        if user is None:  # deleted since the token was made
-            raise HTTPException(
-                status.HTTP_401_UNAUTHORIZED,
-                "Not authenticated",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        return UserResponse(id=user.id, email=user.email)
+    return UserResponse(id=user.id, email=user.email)

@@ -1,4 +1,4 @@
-"""Where the database is."""
+"""Database settings."""
 
 from pydantic import Field, field_validator
 from sqlalchemy.engine import make_url
@@ -19,11 +19,13 @@ SAME_DRIVER = (DRIVER, "sqlite+pysqlite")
 
 
 class DatabaseSettings(SettingsGroup):
-    """The database's address, as an SQLAlchemy URL with the project's driver."""
+    """The URL of the database and the limits of its connections."""
 
-    DATABASE_URL: str = Field({% if cookiecutter.database == "sqlite" %}default="sqlite:///./app.db", {% endif %}repr=False)
-    # Seconds that the database may take for one answer. Migrations have no limit.
+    DATABASE_URL: str = Field({% if cookiecutter.database == "sqlite" %}default="sqlite:///./{{ cookiecutter.project_slug | replace('-', '_') }}.db", {% endif %}repr=False)
+    # Seconds that one statement may take. Migrations have no limit.
     DATABASE_TIMEOUT: int = Field(default=30, ge=1)
+    # Connections per process. All processes together must stay below the limit of the server.
+    DATABASE_POOL_SIZE: int = Field(default=15, ge=1)
 
     @field_validator("DATABASE_URL")
     @classmethod
@@ -31,7 +33,7 @@ class DatabaseSettings(SettingsGroup):
         try:
             url = make_url(value)
         except ArgumentError:
-            raise ValueError(f"must be an URL such as {DRIVER}://…") from None
+            raise ValueError(f"must be a URL such as {DRIVER}://…") from None
         if url.drivername not in SAME_DRIVER:
             raise ValueError(f"must start with {DRIVER}://, this project has no other driver")
         return url.set(drivername=DRIVER).render_as_string(hide_password=False)

@@ -1,0 +1,263 @@
+"""The worker's side of jobs: claim each attempt once and record its outcome."""
+
+import json
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from celery import Task, signals
+from celery.exceptions import Ignore, Reject, Retry, WorkerLostError
+from sqlalchemy import select, update
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import Session
+
+from app.core.config.settings import settings
+from app.core.database import DATABASE_NOW, dispose_engine, session_scope
+from app.jobs._publisher import SERIES
+from app.jobs._service import database_time, requeue
+from app.models.job import RUNNING, WAITING, Job, JobStatus, ScheduleState
+
+log = structlog.get_logger(__name__)
+
+# Seconds for which the outcome of an attempt is kept while the database is unavailable. After
+# that the attempt counts as lost, and the job runs again.
+OUTCOME_TIMEOUT = 120
+
+
+class JobTask(Task[..., Any]):
+    """The base class of all tasks. A task that was queued with ``.delay()`` runs as in Celery."""
+
+    # Return values stay out of the logs and the events.
+    resultrepr_maxsize = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task; if it is a job, claim the attempt first and record its outcome."""
+        request: Any = self.request
+        series = request.get(SERIES)
+        if series is None or request.get("attempt"):
+            return super().__call__(*args, **kwargs)
+        attempt = Attempt(request.id, series, series + request.retries + 1)
+        if not attempt.claim(request.hostname):
+            log.info("not run: the job was run, cancelled or queued again meanwhile")
+            raise Ignore
+        request.attempt = attempt
+        try:
+            result = self.run(*args, **kwargs)
+        except Retry as retry:
+            attempt.retry(retry)
+            raise
+        except Ignore:
+            attempt.finish(JobStatus.IGNORED, None)
+            raise
+        except Reject as reject:
+            reason, requeue = reject.args
+            # Celery raises it, too, when it cannot send the message of a retry.
+            if requeue or isinstance(reason, Exception):
+                attempt.put_back()
+            else:
+                attempt.finish(JobStatus.FAILURE, f"rejected by the task: {reason}")
+            raise
+        except Exception as error:
+            attempt.finish(JobStatus.FAILURE, describe(error))
+            raise
+        try:
+            json.dumps(result, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            attempt.finish(JobStatus.FAILURE, f"JSON cannot hold the return value: {error}")
+            raise
+        attempt.finish(JobStatus.SUCCESS, result)
+        return result
+
+    def update_state(
+        self,
+        task_id: str | None = None,
+        state: str | None = None,
+        meta: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Report progress. Of a job it is stored in the row, whatever the name of the state."""
+        attempt = self.request.get("attempt")
+        if attempt is None:
+            super().update_state(task_id, state, meta, **kwargs)
+            return
+        with session_scope() as session:
+            attempt.update(session, status=JobStatus.PROGRESS, result=meta)
+
+    def on_failure(
+        self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any
+    ) -> None:
+        """Record what only the worker's main process can see: a lost process or the hard limit.
+
+        Celery calls this in the pool process too, where the outcome has been recorded already.
+        """
+        if self.request.id:
+            return
+        try:
+            with session_scope() as session:
+                job = session.get(Job, task_id, with_for_update=True)
+                if job is None or job.status not in RUNNING:
+                    return
+                if isinstance(exc, WorkerLostError):
+                    put_back_lost(session, job, describe(exc))
+                else:
+                    fail(job, describe(exc))
+        except (OperationalError, InterfaceError):
+            log.exception("the job counts as lost when its time limit is over", task_id=task_id)
+
+
+class Attempt:
+    """One attempt of a job. It can no longer change the row once another attempt has begun."""
+
+    def __init__(self, job_id: str, series: int, number: int) -> None:
+        self.job_id = job_id
+        self.series = series
+        self.number = number
+
+    def claim(self, worker: str) -> bool:
+        """Return whether this attempt may run: nobody else has begun it, and it was not cancelled."""
+        statement = (
+            update(Job)
+            .where(
+                Job.id == self.job_id,
+                Job.attempts == self.number - 1,
+                Job.series == self.series,
+                Job.status.in_(WAITING),
+            )
+            .values(
+                status=JobStatus.STARTED,
+                attempts=self.number,
+                worker=worker,
+                started_at=DATABASE_NOW,
+            )
+        )
+        try:
+            with session_scope() as session:
+                return bool(session.connection().execute(statement).rowcount)
+        except (OperationalError, InterfaceError) as error:
+            log.warning("not run yet: the database is unavailable", error=str(error.orig))
+            raise Ignore from None
+
+    def update(self, session: Session, **values: Any) -> bool:
+        """Change the row if this attempt still owns it, and return whether it does."""
+        statement = (
+            update(Job)
+            .where(Job.id == self.job_id, Job.attempts == self.number, Job.status.in_(RUNNING))
+            .values(values)
+        )
+        return bool(session.connection().execute(statement).rowcount)
+
+    def finish(self, status: JobStatus, result: Any) -> None:
+        """Record the outcome."""
+
+        def record(session: Session) -> None:
+            if not self.update(session, status=status, result=result, finished_at=DATABASE_NOW):
+                log.warning("outcome not recorded: cancelled or begun again meanwhile")
+            elif status == JobStatus.SUCCESS:
+                name = select(Job.schedule).where(Job.id == self.job_id).scalar_subquery()
+                session.execute(
+                    update(ScheduleState)
+                    .where(ScheduleState.name == name)
+                    .values(last_success_at=DATABASE_NOW)
+                )
+
+        _record(record)
+
+    def retry(self, retry: Retry) -> None:
+        """Record that Celery has queued the next attempt."""
+
+        def record(session: Session) -> None:
+            when: Any = retry.when  # A number of seconds, or a time.
+            if not isinstance(when, datetime):
+                when = database_time(session) + timedelta(seconds=when or 0)
+            self.update(
+                session,
+                status=JobStatus.RETRY,
+                result=describe(retry.exc) if retry.exc else None,
+                due_at=when,
+                published_at=when,
+            )
+
+        _record(record)
+
+    def put_back(self) -> None:
+        """Queue the job again; this attempt does not count as lost."""
+
+        def record(session: Session) -> None:
+            if self.update(session, status=JobStatus.PENDING):
+                requeue(session, session.get_one(Job, self.job_id))
+
+        _record(record)
+
+
+def describe(error: BaseException) -> str:
+    """Return an error as text: its type and its message."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def fail(job: Job, error: str) -> None:
+    """End a job as failed."""
+    job.status = JobStatus.FAILURE
+    job.result = error
+    job.finished_at = DATABASE_NOW
+
+
+def put_back_lost(session: Session, job: Job, reason: str) -> None:
+    """Queue a job again whose attempt was lost, or fail it after ``JOB_MAX_ATTEMPTS``."""
+    job.lost += 1
+    log.warning("attempt lost", task_id=job.id, task=job.task, lost=job.lost, reason=reason)
+    if job.lost >= settings.celery.JOB_MAX_ATTEMPTS:
+        fail(job, f"lost {job.lost} times, the last time: {reason}")
+    else:
+        requeue(session, job)
+
+
+def _record(record: Callable[[Session], None]) -> None:
+    """Record an outcome, waiting for the database if it is unavailable."""
+    deadline = time.monotonic() + OUTCOME_TIMEOUT
+    while True:
+        try:
+            with session_scope() as session:
+                record(session)
+            return
+        except (OperationalError, InterfaceError) as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("the database is unavailable, the outcome waits", error=str(error.orig))
+            time.sleep(1)
+
+
+def _running_on(session: Session, worker: str) -> list[Job]:
+    query = select(Job).where(Job.status.in_(RUNNING), Job.worker == worker)
+    return list(session.scalars(query.with_for_update()))
+
+
+@signals.worker_ready.connect
+def _recover(sender: Any, **_: object) -> None:
+    """Put back what a worker of the same name was running when it was killed."""
+    with session_scope() as session:
+        for job in _running_on(session, sender.hostname):
+            put_back_lost(session, job, f"the worker {job.worker} was killed")
+
+
+@signals.worker_shutdown.connect
+def _hand_back(sender: Any, **_: object) -> None:
+    """Put back what this worker did not finish."""
+    with session_scope() as session:
+        for job in _running_on(session, sender.hostname):
+            requeue(session, job)
+
+
+@signals.worker_process_shutdown.connect
+@signals.worker_shutdown.connect
+def _close_database(**_: object) -> None:
+    dispose_engine()
+
+
+@signals.task_unknown.connect
+def _fail_unknown(name: str, id: str, **_: object) -> None:
+    with session_scope() as session:
+        job = session.get(Job, id, with_for_update=True)
+        if job is not None and job.status in WAITING:
+            fail(job, f"NotRegistered: there is no task {name}")
