@@ -28,12 +28,13 @@ PATHS_BY_ANSWER = {
         "app/tasks/backup_database_task.py",
         "app/tasks/cleanup.py",
         "app/tasks/example_task.py",
+        "flowerconfig.py",
         "migrations/versions/0002_jobs.py",
         "tests/test_backup_task.py",
         "tests/test_celery.py",
         "tests/test_jobs.py",
+        "tests/test_jobs_cli.py",
         "tests/test_tasks.py",
-        "tests/test_worker.py",
     ],
     "use_redis": [
         "app/core/config/redis.py",
@@ -60,6 +61,7 @@ PATHS_BY_ANSWER = {
         "app/backup/settings.py",
         "app/backup/sqlite.py",
         "app/core/config/backup.py",
+        "docker/mysql-init.sql",
         "app/tasks/backup_database_task.py",
         "docs/backups.md",
         "tests/backup/__init__.py",
@@ -73,9 +75,14 @@ PATHS_BY_ANSWER = {
     ],
     "use_docker": [
         ".dockerignore",
+        "Caddyfile",
         "Dockerfile",
         "docker-compose.dev.yml",
+        "docker-compose.edge.yml",
         "docker-compose.yml",
+        "docker/mysql-init.sql",
+        "docs/deployment.md",
+        "monitoring/prometheus.yml",
     ],
 }
 
@@ -93,6 +100,7 @@ PATHS_BY_DATABASE = {
     ],
     "mysql": [
         "app/backup/mysql.py",
+        "docker/mysql-init.sql",
         "tests/backup/dialect_mysql.py",
         "tests/servers/database_mysql.py",
     ],
