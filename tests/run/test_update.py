@@ -171,7 +171,6 @@ class Owner:
         """Run the page's commands, and resolve conflicts in favour of both sides."""
         [script] = re.findall(r"```bash\n(SOURCE=.*?)```", PAGE, re.DOTALL)
         _, _, commands = script.partition("\n")
-        variables = {"SOURCE": self.forge.source, "VERSION": self.forge.new}
         result = subprocess.run(
             ["bash", "-euc", commands],
             cwd=self.project,
