@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from app.api.routes import api_router
 from app.core.database import dispose_engine
 from app.core.logging import configure_logging
+from app.core.metrics import TELEMETRY
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +44,7 @@ def create_app() -> FastAPI:
         description={{ quoted(cookiecutter.description) }},
         version="0.1.0",
         lifespan=lifespan,
+        telemetry=TELEMETRY,
     )
     app.add_middleware(CorrelationIdMiddleware)
     for error in (OperationalError, InterfaceError, PoolTimeoutError):

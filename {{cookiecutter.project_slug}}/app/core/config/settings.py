@@ -12,6 +12,7 @@ from app.core.config.backup import BackupSettings
 from app.core.config.celery import CelerySettings
 {% endif %}
 from app.core.config.database import DatabaseSettings
+from app.core.config.monitoring import MonitoringSettings
 {% if cookiecutter.use_redis %}
 from app.core.config.redis import RedisSettings
 {% endif %}
@@ -32,6 +33,7 @@ class Settings:
 {% if cookiecutter.use_backup %}
     backup: BackupSettings = field(default_factory=BackupSettings)
 {% endif %}
+    monitoring: MonitoringSettings = field(default_factory=MonitoringSettings)
 
 
 def load_settings() -> Settings:
