@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from asgi_correlation_id import correlation_id
 from celery import Celery, Task, current_task, signals
 from celery.schedules import crontab
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from app.core.config.settings import settings
@@ -119,6 +119,13 @@ celery_app.conf.beat_schedule = {
         "schedule": crontab(hour=0, minute=0),
     },
 }
+
+
+def find_task(name: str) -> Task[..., Any] | None:
+    """Return a task by its full name, importing the modules of tasks if need be."""
+    if name not in celery_app.tasks:
+        celery_app.loader.import_default_modules()
+    return celery_app.tasks.get(name)
 
 
 class DatabaseUnavailableError(Exception):

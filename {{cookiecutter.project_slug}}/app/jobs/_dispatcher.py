@@ -8,6 +8,7 @@ from celery import Celery
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.core.celery import find_task
 from app.core.database import DATABASE_NOW, session_scope
 from app.jobs._publisher import Message
 from app.jobs._service import database_time
@@ -39,7 +40,7 @@ def dispatch(app: Celery) -> int:
         with session_scope() as session:
             jobs = _unpublished(session, has_waiting_messages)
             for job in jobs:
-                if job.task not in app.tasks:
+                if find_task(job.task) is None:
                     fail(job, f"NotRegistered: there is no task {job.task}")
                     continue
                 # Before the commit: if Redis fails now, the job stays unpublished. A worker that
@@ -92,7 +93,7 @@ def _recover_lost_attempts(app: Celery) -> None:
         now = database_time(session)
         running = select(Job).where(Job.status.in_(RUNNING))
         for job in session.scalars(running.with_for_update(skip_locked=True)):
-            task = app.tasks.get(job.task)
+            task = find_task(job.task)
             limit = timedelta(seconds=(task and task.time_limit) or app.conf.task_time_limit)
             if job.started_at and now > job.started_at + limit + LIMIT_GRACE:
                 put_back_lost(session, job, f"no outcome {limit} after its start")

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -9,12 +10,15 @@ from uuid import uuid4
 from asgi_correlation_id import correlation_id
 from celery import Task
 from sqlalchemy import ColumnElement, delete, event, func, select, tuple_, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 from app.core.config.settings import settings
 from app.core.database import DATABASE_NOW
 from app.jobs._publisher import Message, submit
 from app.models.job import FINISHED, RUNNING, WAITING, Job, JobStatus
+
+# The key in ``Session.info`` of what is to be sent when the transaction has been committed.
+AFTER_COMMIT = "app.jobs.after_commit"
 
 
 class JobNotFoundError(LookupError):
@@ -213,6 +217,21 @@ def _publish_after_commit(session: Session, message: Message) -> None:
     _after_commit(session, message.publish)
 
 
-def _after_commit(session: Session, send: Any) -> None:
-    # https://docs.sqlalchemy.org/en/21/orm/events.html#sqlalchemy.orm.SessionEvents.after_commit
-    event.listen(session, "after_commit", lambda _session: submit(send), once=True)
+def _after_commit(session: Session, send: Callable[[], None]) -> None:
+    session.info.setdefault(AFTER_COMMIT, []).append(send)
+
+
+# https://docs.sqlalchemy.org/en/21/orm/events.html#transaction-events
+
+
+@event.listens_for(Session, "after_commit")
+def _send(session: Session) -> None:
+    if not session.in_nested_transaction():  # The end of a savepoint commits nothing.
+        for send in session.info.pop(AFTER_COMMIT, ()):
+            submit(send)
+
+
+@event.listens_for(Session, "after_transaction_end")
+def _forget(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:  # Rolled back, unless it was sent.
+        session.info.pop(AFTER_COMMIT, None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 from celery import Task, signals
-from celery.exceptions import Ignore, Reject, Retry, WorkerLostError
+from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
 from sqlalchemy import select, update
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
@@ -85,27 +85,6 @@ class JobTask(Task[..., Any]):
         with session_scope() as session:
             attempt.update(session, status=JobStatus.PROGRESS, result=meta)
 
-    def on_failure(
-        self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any
-    ) -> None:
-        """Record what only the worker's main process can see: a lost process or the hard limit.
-
-        Celery calls this in the pool process too, where the outcome has been recorded already.
-        """
-        if self.request.id:
-            return
-        try:
-            with session_scope() as session:
-                job = session.get(Job, task_id, with_for_update=True)
-                if job is None or job.status not in RUNNING:
-                    return
-                if isinstance(exc, WorkerLostError):
-                    put_back_lost(session, job, describe(exc))
-                else:
-                    fail(job, describe(exc))
-        except (OperationalError, InterfaceError):
-            log.exception("the job counts as lost when its time limit is over", task_id=task_id)
-
 
 class Attempt:
     """One attempt of a job. It can no longer change the row once another attempt has begun."""
@@ -116,14 +95,17 @@ class Attempt:
         self.number = number
 
     def claim(self, worker: str) -> bool:
-        """Return whether this attempt may run: nobody else has begun it, and it was not cancelled."""
+        """Return whether this attempt may run: nobody else has begun it, and it was not cancelled.
+
+        The attempt before may still be running: it queues its retry before it records that.
+        """
         statement = (
             update(Job)
             .where(
                 Job.id == self.job_id,
                 Job.attempts == self.number - 1,
                 Job.series == self.series,
-                Job.status.in_(WAITING),
+                Job.status.in_((*WAITING, *RUNNING)),
             )
             .values(
                 status=JobStatus.STARTED,
@@ -247,6 +229,21 @@ def _hand_back(sender: Any, **_: object) -> None:
     with session_scope() as session:
         for job in _running_on(session, sender.hostname):
             requeue(session, job)
+
+
+@signals.task_failure.connect
+def _record_lost_process(task_id: str, exception: BaseException, **_: object) -> None:
+    """Record what only the worker's main process can see: a lost process or the hard limit."""
+    if not isinstance(exception, WorkerLostError | TimeLimitExceeded):
+        return
+    with session_scope() as session:
+        job = session.get(Job, task_id, with_for_update=True)
+        if job is None or job.status not in RUNNING:
+            return
+        if isinstance(exception, WorkerLostError):
+            put_back_lost(session, job, describe(exception))
+        else:
+            fail(job, describe(exception))
 
 
 @signals.worker_process_shutdown.connect

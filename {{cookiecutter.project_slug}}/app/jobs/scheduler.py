@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.core.celery import touch_heartbeat_file
+from app.core.celery import find_task, touch_heartbeat_file
 from app.core.database import session_scope
 from app.jobs._dispatcher import dispatch
 from app.jobs._service import add_job, database_time
@@ -59,7 +59,7 @@ class JobScheduler(Scheduler):
             is_due, delay = entry.schedule.is_due(last_run_at.replace(tzinfo=UTC))
             delays.append(delay)
             if is_due and self._claim(session, states[entry.name], now):
-                task = self.app.tasks[entry.task]
+                task: Any = find_task(entry.task)
                 add_job(session, task, _arguments(task, entry), schedule=entry.name)
                 log.info("queued by the schedule", schedule=entry.name, task=entry.task)
         return min(delays)

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Answers, project_environment, run, uv
+from tests.conftest import Bakes
+from tests.harness import project_environment, run, uv
 
 pytestmark = pytest.mark.xdist_group("bakes")  # the process that has baked them all
-
-Bakes = list[tuple[Answers, Path]]
 
 # Declared, but used by name or by another package, not by an import.
 NOT_IMPORTED = {
@@ -59,11 +58,10 @@ def tools(bakes: Bakes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the programs of an environment with all that any project depends on."""
     folder = tmp_path_factory.mktemp("environment")
     everything = set().union(*(set().union(*requirements(project)) for _, project in bakes))
-    env = project_environment()
-    run(uv(), "venv", "--quiet", "--python", sys.executable, folder, cwd=folder, env=env)
+    run(uv(), "venv", "--quiet", "--python", sys.executable, folder, cwd=folder)
     python = folder / "bin/python"
     command = [uv(), "pip", "install", "--quiet", "--python", python, *sorted(everything)]
-    run(*command, cwd=folder, env=env)
+    run(*command, cwd=folder)
     return folder / "bin"
 
 
@@ -81,7 +79,7 @@ def test_types(bakes: Bakes, tools: Path, tmp_path: Path, count) -> None:
         result = subprocess.run(
             [tools / "mypy", "--cache-dir", cache],
             cwd=project,
-            env=project_environment(),
+            env=project_environment(project),
             capture_output=True,
             text=True,
             check=False,
@@ -112,7 +110,7 @@ def test_dependencies_are_declared_and_used(bakes: Bakes, tools: Path) -> None:
     result = run(tools / "python", "-c", code, cwd=tools)
     distributions = {
         module: {normal(name) for name in names}
-        for module, names in ast.literal_eval(result.stdout).items()
+        for module, names in ast.literal_eval(result).items()
     }
     for project in distinct(bakes):
         runtime, development = (

@@ -4,15 +4,14 @@ import json
 import os
 import shutil
 import subprocess
-import urllib.error
-import urllib.parse
-import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from tests.conftest import unavailable
+import httpx
+from dotenv import dotenv_values
+
+from tests import harness
 
 # Tasks for the tests. A module in app/tasks/ is all it takes: the stack finds it by itself.
 PROBE = '''\
@@ -50,29 +49,14 @@ def work(self, seconds):
 '''
 
 
-def require(*command: str) -> None:
-    """End the test as unavailable unless a docker command such as ``docker info`` works."""
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except FileNotFoundError:
-        unavailable("docker is not on PATH: install Docker Engine and its Compose plugin")
-        return
-    if result.returncode:
-        unavailable(f"{' '.join(command)} fails: {result.stderr.strip().splitlines()[-1]}")
-
-
-def dotenv(path: Path) -> dict[str, str]:
-    """Return the variables of a .env file."""
-    lines = path.read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-
-
-@dataclass
-class Answer:
-    """What the API answered."""
-
-    status: int
-    body: Any
+def require_docker() -> None:
+    """Skip the test when there is no Docker engine, or no Compose plugin."""
+    docker = harness.find_program("docker", install="see https://docs.docker.com/engine/install/")
+    for command in ("compose version", "info"):
+        result = subprocess.run([docker, *command.split()], capture_output=True, text=True)
+        if result.returncode:
+            reason = result.stderr.strip().splitlines()[-1]
+            harness.skip_or_fail(f"docker {command} fails: {reason}")
 
 
 class ComposeStack:
@@ -88,9 +72,9 @@ class ComposeStack:
         self.services = sorted(self.config()["services"])
 
     @property
-    def secrets(self) -> dict[str, str]:
+    def secrets(self) -> dict[str, str | None]:
         """The variables that generation gave a random value."""
-        values, example = (dotenv(self.folder / name) for name in (".env", ".env.example"))
+        values, example = (dotenv_values(self.folder / name) for name in (".env", ".env.example"))
         return {name: values[name] for name, value in example.items() if not value}
 
     def run(self, *command: str, check: bool = True, input: str | None = None) -> str:
@@ -176,40 +160,14 @@ class ComposeStack:
         )
         return found
 
-    def http(
-        self,
-        method: str,
-        path: str,
-        *,
-        token: str = "",
-        json_body: Any = None,
-        form: dict[str, str] | None = None,
-    ) -> Answer:
-        """Send a request to the API."""
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        data = None
-        if json_body is not None:
-            data, headers["Content-Type"] = json.dumps(json_body).encode(), "application/json"
-        elif form is not None:
-            data = urllib.parse.urlencode(form).encode()
-        url = f"http://{self.address('app', 8000)}{path}"
-        request = urllib.request.Request(url, data, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=10) as response:
-                return Answer(response.status, json.load(response))
-        except urllib.error.HTTPError as error:
-            with error:
-                return Answer(error.code, json.load(error))
-
     def address(self, service: str, port: int) -> str:
         """Return where a service's port is published."""
         return self.compose("port", service, str(port)).strip()
 
-    def login(self, email: str) -> str:
-        """Log in, after registering if need be, and return the access token."""
-        password = "correct horse battery staple"
-        self.http("POST", "/auth/register", json_body={"email": email, "password": password})
-        answer = self.http("POST", "/auth/token", form={"username": email, "password": password})
-        assert answer.status == 200, answer
-        token: str = answer.body["access_token"]
-        return token
+    def api(self) -> httpx.Client:
+        """Return a client for the API."""
+        return httpx.Client(base_url=f"http://{self.address('app', 8000)}", timeout=10)
+
+    def log_in(self, email: str) -> httpx.Client:
+        """Return a client that is logged in as a user, who is registered if need be."""
+        return harness.log_in(self.api(), email)

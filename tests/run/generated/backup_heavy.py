@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-
 from app.backup import BackupConfig, create_backup, restore_backup, verify_backup
 from tests.backup import content
 from tests.backup.conftest import wait_until

@@ -9,13 +9,13 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+from dotenv import dotenv_values
 
-from tests.conftest import Answers, Bake
-from tests.containers import ComposeStack, dotenv, require
-from tests.processes import wait_until
+from tests.conftest import Bake
+from tests.docker.stack import ComposeStack, require_docker
+from tests.harness import Answers, wait_for_task, wait_until
 
 STACKS: dict[str, Answers] = {
     "postgresql": {"database": "postgresql", "python_version": "3.13"},
@@ -47,8 +47,7 @@ def stack(
     request: pytest.FixtureRequest, bake: Bake, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ComposeStack]:
     """A stack that is up and healthy."""
-    require("docker", "compose", "version")
-    require("docker", "info")
+    require_docker()
     project = bake(project_name=f"Stack {request.param}", **STACKS[request.param])
     stack = ComposeStack(project, tmp_path_factory.mktemp("stack"))
     try:
@@ -107,41 +106,36 @@ def test_the_dump_client_is_of_the_server_s_version(stack: ComposeStack) -> None
 
 @on_all
 def test_the_api_talks(stack: ComposeStack) -> None:
+    api = stack.api()
     body = {"email": "first@example.com", "password": "correct horse battery staple"}
-    assert stack.http("POST", "/auth/register", json_body=body).status == 201
-    assert stack.http("POST", "/auth/register", json_body=body).status == 409
-    assert stack.http("GET", "/users/me").status == 401
-    token = stack.login("first@example.com")
-    assert stack.http("GET", "/users/me", token=token).body["email"] == "first@example.com"
-    ready = stack.http("GET", "/health/ready")
-    assert ready.status == 200
-    assert set(ready.body["dependencies"].values()) == {"ok"}
+    assert api.post("/auth/register", json=body).status_code == 201
+    assert api.post("/auth/register", json=body).status_code == 409
+    assert api.get("/users/me").status_code == 401
+    user = stack.log_in("first@example.com")
+    assert user.get("/users/me").json()["email"] == "first@example.com"
+    ready = api.get("/health/ready")
+    assert ready.status_code == 200
+    assert set(ready.json()["dependencies"].values()) == {"ok"}
 
 
 @with_celery
 def test_a_notification_is_queued_and_sent(stack: ComposeStack) -> None:
-    first, second = stack.login("first@example.com"), stack.login("second@example.com")
-    assert stack.http("POST", "/notify?user_id=1&message=hi").status == 401
-    queued = stack.http("POST", "/notify?user_id=1&message=hi", token=first)
-    assert queued.status == 202
-    assert queued.body["status"] == "queued"
-    path = f"/task/{queued.body['task_id']}"
-
-    def finished() -> Any:
-        answer = stack.http("GET", path, token=first)
-        assert answer.status == 200
-        return answer.body if answer.body["status"] == "SUCCESS" else None
-
-    assert wait_until(finished, 20)["result"] == {"status": "sent", "user_id": 1}
-    assert stack.http("GET", path).status == 401
-    assert stack.http("GET", path, token=second).status == 404
-    assert stack.http("GET", "/task/no-such-task", token=first).status == 404
+    first, second = stack.log_in("first@example.com"), stack.log_in("second@example.com")
+    assert stack.api().post("/notify?user_id=1&message=hi").status_code == 401
+    queued = first.post("/notify?user_id=1&message=hi")
+    assert queued.status_code == 202
+    assert queued.json()["status"] == "queued"
+    task_id = queued.json()["task_id"]
+    assert wait_for_task(first, task_id, 20)["result"] == {"status": "sent", "user_id": 1}
+    assert stack.api().get(f"/task/{task_id}").status_code == 401
+    assert second.get(f"/task/{task_id}").status_code == 404
+    assert first.get("/task/no-such-task").status_code == 404
 
 
 @with_celery
 def test_flower_asks_for_a_password_and_has_metrics(stack: ComposeStack) -> None:
     url = f"http://{stack.address('flower', 5555)}"
-    secret = dotenv(stack.folder / ".env")["FLOWER_PASSWORD"]
+    secret = dotenv_values(stack.folder / ".env")["FLOWER_PASSWORD"]
 
     def status(path: str, *user: str) -> str:
         return stack.run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", *user, url + path)
@@ -163,7 +157,7 @@ def test_redis_wants_its_password_and_keeps_what_it_has(stack: ComposeStack) -> 
     assert config == ["maxmemory-policy", "noeviction", "appendonly", "yes"]
     for container in stack.containers("redis"):
         commands = stack.run("docker", "top", container["ID"], "-eo", "pid,args")
-        assert dotenv(stack.folder / ".env")["REDIS_PASSWORD"] not in commands
+        assert dotenv_values(stack.folder / ".env")["REDIS_PASSWORD"] not in commands
 
 
 @on_one
@@ -191,20 +185,20 @@ answer = sorted(queue["name"] for queue in queues)
 
 @on("postgresql", "mysql")
 def test_the_database_may_go_away(stack: ComposeStack) -> None:
-    token = stack.login("first@example.com")
+    user = stack.log_in("first@example.com")
     stack.compose("stop", "db")
-    wait_until(lambda: stack.http("GET", "/health/ready").status == 503, 20)
-    assert stack.http("GET", "/health/ready").body["dependencies"]["database"] == "down"
-    assert stack.http("GET", "/health/live").status == 200
+    wait_until(lambda: user.get("/health/ready").status_code == 503, 20)
+    assert user.get("/health/ready").json()["dependencies"]["database"] == "down"
+    assert user.get("/health/live").status_code == 200
     task = stack.python(
         "from app.tasks.example_task import process_user_data\n"
         "answer = process_user_data.delay(1).id"
     )
     wait_until(lambda: stack.results([task])[0][0] == "RETRY", 20)
     stack.compose("start", "db")
-    wait_until(lambda: stack.http("GET", "/health/ready").status == 200, 30)
+    wait_until(lambda: user.get("/health/ready").status_code == 200, 30)
     wait_until(lambda: stack.results([task])[0][0] == "SUCCESS", 60, every=1)
-    assert stack.http("GET", "/users/me", token=token).status == 200
+    assert user.get("/users/me").status_code == 200
     starts = {
         c["Service"]: stack.run("docker", "inspect", "-f", "{{.RestartCount}}", c["ID"])
         for c in stack.containers("app", "celery-worker")
@@ -214,18 +208,18 @@ def test_the_database_may_go_away(stack: ComposeStack) -> None:
 
 @on_all
 def test_a_backup_is_made_verified_and_restored(stack: ComposeStack) -> None:
-    kept = stack.login("kept@example.com")
+    kept = stack.log_in("kept@example.com")
     made = json.loads(backup(stack, "create", "--json"))
     assert made["path"].startswith("/backups/")
     listed = json.loads(backup(stack, "list", "--json"))
     assert [one["file"] for one in listed] == [made["path"].removeprefix("/backups/")]
     backup(stack, "verify", made["path"])
-    lost = stack.login("lost@example.com")
+    lost = stack.log_in("lost@example.com")
     backup(stack, "restore", made["path"], "--yes")
     # The API that runs all the while sees the database of before.
-    assert stack.http("GET", "/users/me", token=kept).status == 200
-    assert stack.http("GET", "/users/me", token=lost).status == 401
-    assert stack.http("GET", "/health/ready").status == 200
+    assert kept.get("/users/me").status_code == 200
+    assert lost.get("/users/me").status_code == 401
+    assert kept.get("/health/ready").status_code == 200
 
 
 @with_celery
@@ -254,13 +248,14 @@ def backup(stack: ComposeStack, *arguments: str) -> str:
 
 @on_all
 def test_data_outlives_the_containers(stack: ComposeStack) -> None:
-    token = stack.login("keeper@example.com")
-    me = stack.http("GET", "/users/me", token=token).body
+    user = stack.log_in("keeper@example.com")
+    me = user.get("/users/me").json()
     stack.compose("down", "--timeout=20")
     assert not stack.containers()
     stack.up()
     # The token is still good too: the secret has not changed.
-    assert stack.http("GET", "/users/me", token=token).body == me
+    user.base_url = stack.api().base_url  # another free port
+    assert user.get("/users/me").json() == me
 
 
 @on_one
@@ -279,7 +274,7 @@ def test_three_workers_share_the_work_and_one_may_be_killed(stack: ComposeStack)
 
 @on_one
 def test_redis_restarting_loses_nothing_that_was_accepted(stack: ComposeStack) -> None:
-    token = stack.login("first@example.com")
+    user = stack.log_in("first@example.com")
     accepted: list[str] = []
     refused = 0
     done = threading.Event()
@@ -287,11 +282,11 @@ def test_redis_restarting_loses_nothing_that_was_accepted(stack: ComposeStack) -
     def send() -> None:
         nonlocal refused
         while not done.is_set():
-            answer = stack.http("POST", "/notify?user_id=1&message=hi", token=token)
-            if answer.status == 202:
-                accepted.append(answer.body["task_id"])
+            answer = user.post("/notify?user_id=1&message=hi")
+            if answer.status_code == 202:
+                accepted.append(answer.json()["task_id"])
             else:
-                assert answer.status == 503, answer
+                assert answer.status_code == 503, answer
                 refused += 1
 
     threads = [threading.Thread(target=send) for _ in range(4)]

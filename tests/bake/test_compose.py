@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
+from dotenv import dotenv_values
 
-from tests.conftest import Answers
-from tests.containers import dotenv, require
+from tests.conftest import Bakes
+from tests.harness import Answers, find_program
 
 pytestmark = pytest.mark.xdist_group("bakes")  # the process that has baked them all
 
-Bakes = list[tuple[Answers, Path]]
 Configs = list[tuple[Answers, Path, dict[str, Any]]]
 
 DATABASE_IMAGES = {"postgresql": "postgres:17", "mysql": "mysql:8.4"}
@@ -37,7 +37,7 @@ def compose_config(
 ) -> subprocess.CompletedProcess[str]:
     """Let Compose read the project's files, with variables of .env replaced."""
     env_file = project / ".env.test"
-    values = {**dotenv(project / ".env"), **variables}
+    values = {**dotenv_values(project / ".env", interpolate=False), **variables}
     env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
     command = ["docker", "compose", "--env-file", env_file.name]
     for file in files or ("docker-compose.yml",):
@@ -59,7 +59,7 @@ def docker_bakes(bakes: Bakes) -> Bakes:
 @pytest.fixture(scope="module")
 def configs(docker_bakes: Bakes) -> Configs:
     """Each of them with its configuration as Compose understands it."""
-    require("docker", "compose", "version")
+    find_program("docker", install="see https://docs.docker.com/engine/install/")
     found = []
     for answers, project in docker_bakes:
         result = compose_config(project)
@@ -146,7 +146,7 @@ def test_volumes_are_those_that_are_used(configs: Configs) -> None:
 
 def test_every_setting_of_the_example_reaches_the_processes(configs: Configs) -> None:
     for answers, project, config in configs:
-        example = dotenv(project / ".env.example")
+        example = dotenv_values(project / ".env.example")
         # Parts of URLs, and what only other containers are told.
         parts = {name for name in example if name.endswith("_PASSWORD")}
         passed = set(config["services"]["app"]["environment"])
@@ -155,7 +155,9 @@ def test_every_setting_of_the_example_reaches_the_processes(configs: Configs) ->
 
 def test_an_empty_secret_stops_the_stack(docker_bakes: Bakes, configs: Configs) -> None:
     for answers, project in docker_bakes:
-        secrets = [name for name, value in dotenv(project / ".env.example").items() if not value]
+        secrets = [
+            name for name, value in dotenv_values(project / ".env.example").items() if not value
+        ]
         text = (project / "docker-compose.yml").read_text()
         assert secrets
         for name in secrets:
@@ -168,8 +170,10 @@ def test_an_empty_secret_stops_the_stack(docker_bakes: Bakes, configs: Configs) 
 
 def test_no_secret_is_in_a_file_that_is_committed(docker_bakes: Bakes) -> None:
     for _, project in docker_bakes:
-        values = dotenv(project / ".env")
-        empty = [name for name, value in dotenv(project / ".env.example").items() if not value]
+        values = dotenv_values(project / ".env")
+        empty = [
+            name for name, value in dotenv_values(project / ".env.example").items() if not value
+        ]
         assert "SECRET_KEY" in empty
         text = "".join(
             path.read_text()
