@@ -52,9 +52,9 @@ def database_server() -> Iterator[None]:
 
 
 def _create_database() -> bool:
-    login = {"host": "127.0.0.1", "port": PORT, "user": "test", "password": PASSWORD}
+    options = f"host=127.0.0.1 port={PORT} user=test dbname=postgres"
     try:
-        with psycopg.connect(**login, dbname="postgres", autocommit=True) as connection:
+        with psycopg.connect(options, password=PASSWORD, autocommit=True) as connection:
             connection.execute("CREATE DATABASE test")
     except psycopg.OperationalError:  # It is still starting.
         return False

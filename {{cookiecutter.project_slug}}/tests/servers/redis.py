@@ -25,6 +25,8 @@ def redis_server() -> Iterator[None]:
         yield
         return
     command = [sys.executable, "-m", "dev.redis", str(PORT)]
-    with tempfile.TemporaryDirectory() as folder:
-        with server(command, Path(folder) / "log", lambda: listens(PORT)):
-            yield
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server(command, Path(folder) / "log", lambda: listens(PORT)),
+    ):
+        yield
