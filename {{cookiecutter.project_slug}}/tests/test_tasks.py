@@ -13,9 +13,7 @@ from app.models import RefreshToken
 from app.tasks.cleanup import cleanup_expired_tokens
 from app.tasks.example_task import process_user_data, send_notification, unreliable_task
 
-{% if cookiecutter.database != "sqlite" %}
-from tests.servers import free_port
-{% endif %}
+{% if cookiecutter.database != "sqlite" %}{% endif %}
 
 
 def test_send_notification() -> None:

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from asgi_correlation_id import correlation_id
 from celery import Celery, Task, current_task, signals
 from celery.schedules import crontab
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from app.core.config.settings import settings
@@ -135,7 +135,7 @@ class DatabaseUnavailableError(Exception):
 def with_db_init(function: Callable[P, R]) -> Callable[P, R]:
     """Check that the database answers before a task runs, and retry the task if it does not.
 
-    The task is retried up to eight times, after 1, 2, 4, ... seconds, five minutes in all; also if
+    The task is retried up to eight times, after 1, 2, 4, ... seconds, four minutes in all; also if
     the connection is lost while it runs. The engine is created in the process that uses it.
     """
 
