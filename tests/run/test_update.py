@@ -54,7 +54,7 @@ def forge(tmp_path_factory: pytest.TempPathFactory) -> Forge:
         skip_or_fail("this is not a Git clone: the update test needs the previous version")
     tags = git(TEMPLATE, "tag", "--list", "v*", "--no-contains", "HEAD", "--sort=-v:refname")
     old = tags.split()[0] if tags else FIRST
-    folder = tmp_path_factory.mktemp("clone") / "forge"
+    folder = tmp_path_factory.mktemp("clone") / "forge.git"  # Cookiecutter looks for "git"
     git(TEMPLATE, "clone", "-q", str(TEMPLATE), str(folder))
     git(folder, "tag", Forge.old, old)
     git(folder, "rm", "-rqf", ".")
