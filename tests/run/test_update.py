@@ -16,6 +16,7 @@ from dotenv import dotenv_values
 from tests.harness import (
     TEMPLATE,
     Stack,
+    find_program,
     install,
     log_in,
     run,
@@ -50,6 +51,7 @@ class Forge:
 @pytest.fixture(scope="module")
 def forge(tmp_path_factory: pytest.TempPathFactory) -> Forge:
     """The previous tag, and the files as they are here, committed or not."""
+    find_program("git", install="apt install git")
     if not (TEMPLATE / ".git").exists():
         skip_or_fail("this is not a Git clone: the update test needs the previous version")
     tags = git(TEMPLATE, "tag", "--list", "v*", "--no-contains", "HEAD", "--sort=-v:refname")
