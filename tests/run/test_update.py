@@ -139,7 +139,7 @@ def add_route(text: str) -> str:
     """Include the router of the notes."""
     text = re.sub(r"(from app\.api\.routes import .*?)\busers\b", r"\1notes, users", text, count=1)
     return text.replace(
-        "api_router.include_router(users", "api_router.include_router(notes.router)\n"
+        "api_router.include_router(users", "api_router.include_router(notes.router, responses=COMMON_ERRORS)\n"
         "api_router.include_router(users", 1
     )  # fmt: skip
 
@@ -208,6 +208,7 @@ class Owner:
 def owner(forge: Forge, tmp_path: Path) -> Owner:
     """The owner of a project of the old version, on PostgreSQL and without Celery."""
     answers = ["project_slug=shop", "database=postgresql", "use_celery=no", "use_redis=no"]
+    answers += ["use_backup=no", "use_docker=no"]
     command = ["uvx", "cookiecutter", forge.source, "--checkout", forge.old, "--no-input"]
     run(*command, "-o", str(tmp_path), *answers, cwd=tmp_path, env=forge.environment)
     owner = Owner(tmp_path / "shop", forge)
