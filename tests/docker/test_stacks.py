@@ -268,7 +268,7 @@ def test_processes_that_end_are_started_again(stack: ComposeStack) -> None:
 def test_workers_and_beat_without_redis_are_unhealthy(stack: ComposeStack) -> None:
     services = ("celery-worker", "celery-beat")
     stack.compose("stop", "redis")
-    stack.wait_for_health("unhealthy", *services)
+    stack.wait_for_health("unhealthy", *services, seconds=150)
     assert stack.health("app") == "healthy"
     stack.compose("start", "redis")
     stack.wait_for_health("healthy", *services)
