@@ -57,19 +57,21 @@ def create_app() -> FastAPI:
 
 def add_middleware(app: FastAPI) -> None:
     """Add the middleware. What is added last sees a request first."""
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=settings.app.CORS_ORIGINS,
-        allow_methods=["*"],
-        allow_headers=["Authorization", "Content-Type"],
-    )
+    if settings.app.CORS_ORIGINS:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.app.CORS_ORIGINS,
+            allow_methods=["*"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
     app.add_middleware(CorrelationIdMiddleware)
     app.add_middleware(SecurityHeadersMiddleware)
-    # Container health checks ask for localhost.
-    app.add_middleware(
-        TrustedHostMiddleware, allowed_hosts=[*settings.app.TRUSTED_HOSTS, "localhost"]
-    )
-    app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*settings.app.TRUSTED_PROXIES])
+    if settings.app.TRUSTED_HOSTS:
+        # Health checks of containers ask for localhost.
+        hosts = [*settings.app.TRUSTED_HOSTS, "localhost"]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    if settings.app.TRUSTED_PROXIES:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*settings.app.TRUSTED_PROXIES])
 
 
 def operation_id(route: APIRoute) -> str:

@@ -63,7 +63,8 @@ def find_redis() -> list[Process]:
             sys.exit(f"Redis does not answer at {url.hostname}:{port} (REDIS_URL): {error}")
         if SERVER is None:
             print("dev: redis-server is not installed, fakeredis replaces it.", flush=True)
-        return [Process("redis", sys.executable, "-m", "dev.redis", str(port), reload=False, quiet=True)]
+        command = [sys.executable, "-m", "dev.redis", str(port)]
+        return [Process("redis", *command, reload=False, quiet=True)]
     return []
 {% endif %}
 

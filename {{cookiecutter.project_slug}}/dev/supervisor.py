@@ -84,7 +84,8 @@ def supervise(processes: list[Process], is_ready: Callable[[], bool], message: s
                 for process in filter(lambda process: process.reload, processes):
                     process.stop()
                     process.start()
-            if any([process.ended_too_soon() for process in processes]) and not has_changed:
+            broken = [process for process in processes if process.ended_too_soon()]
+            if broken and not has_changed:
                 return 1
             if not is_announced and is_ready():
                 is_announced = True

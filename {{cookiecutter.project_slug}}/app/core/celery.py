@@ -135,7 +135,7 @@ class DatabaseUnavailableError(Exception):
 def with_db_init(function: Callable[P, R]) -> Callable[P, R]:
     """Check that the database answers before a task runs, and retry the task if it does not.
 
-    The task is retried up to eight times, after 1, 2, 4, ... seconds, five minutes in all; also if
+    The task is retried up to eight times, after 1, 2, 4, ... seconds, four minutes in all; also if
     the connection is lost while it runs. The engine is created in the process that uses it.
     """
 
