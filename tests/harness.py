@@ -241,15 +241,17 @@ class Stack:
 
     Entering starts the servers that the project's answers ask for and applies the migrations.
     Leaving kills all that still runs. ``environment`` is what the project's processes get; every
-    ``start`` method takes changes to it.
+    ``start`` method takes changes to it. ``servers=False``: the test starts them itself.
 
         with Stack(project, tmp_path / "stack", CELERY_WORKER_CONCURRENCY="2") as stack:
             api = log_in(stack.start_api())
             stack.start_worker()
     """
 
-    def __init__(self, project: Path, folder: Path, **environment: str) -> None:
-        self.project, self.folder = project, folder
+    def __init__(
+        self, project: Path, folder: Path, *, servers: bool = True, **environment: str
+    ) -> None:
+        self.project, self.folder, self.servers = project, folder, servers
         self.folder.mkdir(parents=True, exist_ok=True)
         self.answers: Answers = json.loads((project / ".forge.json").read_text())["cookiecutter"]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -283,9 +285,9 @@ class Stack:
 
     def __enter__(self) -> "Stack":
         try:
-            if self.answers["use_redis"]:
+            if self.servers and self.answers["use_redis"]:
                 self.start_redis()
-            if self.answers["database"] != "sqlite":
+            if self.servers and self.answers["database"] != "sqlite":
                 self._server_folder = unprivileged_folder()
                 self.server_folder, self.server_user = self._server_folder.__enter__()
                 self._create_database_server()

@@ -1,54 +1,87 @@
 {% from "quoted.jinja" import quoted %}
-"""The API, put together."""
+"""The application."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-import structlog
 from asgi_correlation_id import CorrelationIdMiddleware
-from fastapi import FastAPI, Request, status
-from fastapi.responses import JSONResponse
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
+from fastapi.responses import RedirectResponse
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from app.api.errors import add_error_handlers
+from app.api.middleware import SecurityHeadersMiddleware
 from app.api.routes import api_router
+from app.core.config.settings import settings
 from app.core.database import dispose_engine
 from app.core.logging import configure_logging
-
-log = structlog.get_logger(__name__)
+from app.core.metrics import TELEMETRY
 
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Nothing is connected at start; what was connected meanwhile is closed at the end."""
+    """Close the connections to the database when the application stops."""
     yield
     dispose_engine()
-
-
-async def database_unavailable(_request: Request, error: Exception) -> JSONResponse:
-    """Answer 503 when the database is away: the client may try again."""
-    log.error("database unavailable", error=str(error).splitlines()[0])
-    return JSONResponse(
-        {"detail": "The database is unavailable, try again later"},
-        status.HTTP_503_SERVICE_UNAVAILABLE,
-        {"Retry-After": "5"},
-    )
 
 
 def create_app() -> FastAPI:
     """Build the application."""
     configure_logging()
-    app = FastAPI(
-        title={{ quoted(cookiecutter.project_name) }},
-        description={{ quoted(cookiecutter.description) }},
-        version="0.1.0",
-        lifespan=lifespan,
-    )
-    app.add_middleware(CorrelationIdMiddleware)
-    for error in (OperationalError, InterfaceError, PoolTimeoutError):
-        app.add_exception_handler(error, database_unavailable)
+    options: dict[str, Any] = {
+        "title": {{ quoted(cookiecutter.project_name) }},
+        "description": {{ quoted(cookiecutter.description) }},
+        "version": "0.1.0",
+        "lifespan": lifespan,
+        "max_body_size": settings.app.MAX_BODY_SIZE,
+        "generate_unique_id_function": operation_id,
+        # Such a redirect would name the host of the request, which the client chooses.
+        "redirect_slashes": False,
+        "telemetry": TELEMETRY,
+    }
+    if settings.app.DOCS_ENABLED:
+        app = FastAPIOffline(redoc_url=None, **options)
+        app.add_api_route("/", show_docs, include_in_schema=False)
+    else:
+        app = FastAPI(openapi_url=None, **options)
+    add_middleware(app)
+    add_error_handlers(app)
     app.include_router(api_router)
     return app
+
+
+def add_middleware(app: FastAPI) -> None:
+    """Add the middleware. What is added last sees a request first."""
+    if settings.app.CORS_ORIGINS:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.app.CORS_ORIGINS,
+            allow_methods=["*"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    app.add_middleware(CorrelationIdMiddleware)
+    app.add_middleware(SecurityHeadersMiddleware)
+    if settings.app.TRUSTED_HOSTS:
+        # Health checks of containers ask for localhost.
+        hosts = [*settings.app.TRUSTED_HOSTS, "localhost"]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    if settings.app.TRUSTED_PROXIES:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*settings.app.TRUSTED_PROXIES])
+
+
+def operation_id(route: APIRoute) -> str:
+    """Return the name of a route's function, which generated clients use."""
+    return route.name
+
+
+async def show_docs() -> RedirectResponse:
+    """Lead from the root to the documentation."""
+    return RedirectResponse("docs")
 
 
 app = create_app()

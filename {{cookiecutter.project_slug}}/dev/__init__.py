@@ -1,0 +1,1 @@
+"""The commands for development: ``python -m dev`` and ``python -m dev.env``."""

@@ -1,26 +1,16 @@
-"""Start everything for development: ``uv run python -m dev``. Ctrl-C stops it all."""
+"""Start everything for development: ``uv run python -m dev``. Ctrl-C stops it."""
 
-import sys
-from pathlib import Path
-
-from honcho.environ import parse_procfile
-from honcho.manager import Manager
-
-INTERRUPTED = 130  # the exit code of Ctrl-C
+from dev.env import offer_env_file
 
 
-def main() -> int:
-    """Run every line of dev/Procfile until one ends or Ctrl-C, and return the exit code.
+def main() -> None:
+    """Offer to create ``.env`` if there is none, then start the processes."""
+    offer_env_file()
+    # The settings are read on import.
+    from dev.processes import run
 
-    The processes read .env themselves: honcho's own way would put it before the environment.
-    """
-    manager = Manager()
-    procfile = Path(__file__).with_name("Procfile").read_text(encoding="utf-8")
-    for name, command in parse_procfile(procfile).processes.items():
-        manager.add_process(name, command)
-    manager.loop()
-    return 0 if manager.returncode == INTERRUPTED else manager.returncode
+    run()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

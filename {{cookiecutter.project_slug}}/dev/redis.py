@@ -1,38 +1,21 @@
-"""Redis for development: uses the one that answers, otherwise starts one, otherwise says how."""
+"""A Redis server for development and tests, without files: ``python -m dev.redis PORT``."""
 
 import os
 import shutil
-import signal
 import sys
-from urllib.parse import urlsplit
 
-from redis.exceptions import RedisError
+from fakeredis import TcpFakeServer
 
-from app.core.config.settings import settings
-from app.core.redis import ping_redis
+SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 
 
-def main() -> None:
-    """Stand for Redis among the processes: end only when told to, or when there is none."""
-    url = urlsplit(settings.redis.REDIS_URL)
-    address = f"{url.hostname}:{url.port or 6379}"
-    try:
-        ping_redis()
-    except RedisError:
-        server = shutil.which("redis-server")
-    else:
-        print(f"Using the Redis that answers at {address}", flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
-        return
-    if server is None or url.hostname not in ("localhost", "127.0.0.1") or url.password:
-        sys.exit(
-            f"No Redis answers at {address}. Install one (apt install redis-server, brew install"
-            " redis), or set REDIS_URL to the address of one that runs."
-        )
-    # What is queued in development does not outlive it: no file is written.
-    options = ["--port", str(url.port or 6379), "--bind", "127.0.0.1", "--save", ""]
-    os.execv(server, [server, *options])
+def main(port: str) -> None:
+    """Run ``redis-server``, or fakeredis where it is not installed, until a signal ends it."""
+    if SERVER:
+        options = ["--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"]
+        os.execv(SERVER, [SERVER, "--port", port, *options])
+    TcpFakeServer(("127.0.0.1", int(port)), server_type="redis").serve_forever()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

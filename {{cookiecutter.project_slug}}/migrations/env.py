@@ -1,15 +1,23 @@
-"""Alembic environment: uses the settings and the models of the application."""
+"""Alembic environment: the engine and the models of the application."""
 
 from logging import INFO, basicConfig
 
 from alembic import context
+from sqlalchemy.exc import OperationalError
 
 from app.core.database import make_engine
 from app.models import Base
 
 basicConfig(level=INFO, format="%(message)s")
 
-with make_engine().connect() as connection:
+engine = make_engine()
+try:
+    connection = engine.connect()
+except OperationalError as error:
+    url = engine.url.render_as_string()  # without the password
+    raise SystemExit(f"The database does not answer: {error.orig}. DATABASE_URL is {url}") from None
+
+with connection:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,

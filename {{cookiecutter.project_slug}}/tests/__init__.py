@@ -1,0 +1,38 @@
+"""The environment of the tests. It is set here, since settings are read when ``app`` is imported."""
+
+import os
+import secrets
+{% if cookiecutter.use_backup %}
+import tempfile
+{% endif %}
+
+from tests.servers.database_{{ cookiecutter.database }} import DATABASE_URL
+{% if cookiecutter.use_redis %}
+from tests.servers.redis import redis_url
+{% endif %}
+
+{% if cookiecutter.use_backup %}
+backups = tempfile.TemporaryDirectory()
+{% endif %}
+os.environ |= {
+    "ENVIRONMENT": "development",
+    "SECRET_KEY": secrets.token_hex(),
+    "DATABASE_URL": DATABASE_URL,
+    # All tests have one client address.
+    "LOGIN_ADDRESS_RATE_LIMIT": "1000/minute",
+    "REGISTRATION_RATE_LIMIT": "1000/minute",
+{% if cookiecutter.use_redis %}
+    "REDIS_URL": redis_url(0),
+{% endif %}
+{% if cookiecutter.use_celery %}
+    "CELERY_BROKER_URL": redis_url(1),
+    "CELERY_RESULT_BACKEND": redis_url(2),
+    "CELERY_WORKER_CONCURRENCY": "2",
+{% endif %}
+{% if cookiecutter.use_backup %}
+    "BACKUP_DIR": backups.name,
+{% if cookiecutter.use_celery %}
+    "BACKUP_RETRY_SECONDS": "0",
+{% endif %}
+{% endif %}
+}

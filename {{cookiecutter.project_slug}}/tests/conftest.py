@@ -1,12 +1,8 @@
 """Fixtures. The servers are real, and started by the first test that needs them."""
 
-import os
 import secrets
 {% if cookiecutter.use_celery %}
 import sys
-{% endif %}
-{% if cookiecutter.use_backup %}
-import tempfile
 {% endif %}
 from collections.abc import Iterator
 {% if cookiecutter.use_celery %}
@@ -17,42 +13,21 @@ import pytest
 from alembic.config import main as alembic
 from fastapi.testclient import TestClient
 
+from app.core.database import dispose_engine, session_scope
+from app.main import app
+from app.models import Base
 {% if cookiecutter.use_celery %}
 from tests.servers import running, wait_until
 {% endif %}
 from tests.servers.database_{{ cookiecutter.database }} import DATABASE_URL, database_server
 {% if cookiecutter.use_redis %}
-from tests.servers.redis import redis_server, redis_url
+from tests.servers.redis import redis_server
 {% endif %}
-
-{% if cookiecutter.use_backup %}
-backups = tempfile.TemporaryDirectory()
-{% endif %}
-# Settings are read when ``app`` is first imported, so the addresses are known before that.
-os.environ |= {
-    "ENVIRONMENT": "development",
-    "SECRET_KEY": secrets.token_hex(),
-    "DATABASE_URL": DATABASE_URL,
-{% if cookiecutter.use_redis %}
-    "REDIS_URL": redis_url(0),
-{% endif %}
-{% if cookiecutter.use_celery %}
-    "CELERY_BROKER_URL": redis_url(1),
-    "CELERY_RESULT_BACKEND": redis_url(2),
-    "CELERY_WORKER_CONCURRENCY": "2",
-{% endif %}
-{% if cookiecutter.use_backup %}
-    "BACKUP_DIR": backups.name,
-{% if cookiecutter.use_celery %}
-    "BACKUP_RETRY_SECONDS": "0",
-{% endif %}
-{% endif %}
-}
 
 
 @pytest.fixture(scope="session")
 def database_url() -> Iterator[str]:
-    """The address of a database on a server that is ours."""
+    """The URL of an empty database on a running server."""
     with database_server():
         yield DATABASE_URL
 
@@ -62,21 +37,16 @@ def database(database_url: str) -> Iterator[None]:
     """The database with all migrations applied."""
     alembic(["upgrade", "head"])
     yield
-    from app.core.database import dispose_engine
-
     dispose_engine()
 
 
 @pytest.fixture
 def clean_database(database: None) -> Iterator[None]:
-    """The database, empty again after the test."""
+    """The database with all migrations applied. All rows are deleted after the test."""
     yield
-    from app.core.database import session_scope
-    from app.models import RefreshToken, User
-
     with session_scope() as session:
-        session.query(RefreshToken).delete()
-        session.query(User).delete()
+        for table in reversed(Base.metadata.sorted_tables):
+            session.execute(table.delete())
 
 
 {% if cookiecutter.use_redis %}
@@ -91,8 +61,6 @@ def redis() -> Iterator[None]:
 @pytest.fixture
 def client(clean_database: None{% if cookiecutter.use_redis %}, redis: None{% endif %}) -> Iterator[TestClient]:
     """The API, with an empty database."""
-    from app.main import app
-
     with TestClient(app) as client:
         yield client
 
@@ -114,10 +82,10 @@ def login(client: TestClient, email: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def worker(database: None, redis: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A real worker with two processes; its log."""
+    """A worker with two processes; its log file."""
     log = tmp_path_factory.mktemp("worker") / "log"
     command = [sys.executable, "-m", "celery", "-A", "app.core.celery.celery_app", "worker"]
     with running([*command, "--loglevel=info"], log):
-        wait_until(lambda: b" ready." in log.read_bytes())
+        wait_until(lambda: b" ready." in log.read_bytes(), seconds=60)
         yield log
 {% endif %}

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from asgi_correlation_id import correlation_id
 from celery import Celery, Task, current_task, signals
 from celery.schedules import crontab
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from app.core.config.settings import settings
@@ -121,6 +121,13 @@ celery_app.conf.beat_schedule = {
 }
 
 
+def find_task(name: str) -> Task[..., Any] | None:
+    """Return a task by its full name, importing the modules of tasks if need be."""
+    if name not in celery_app.tasks:
+        celery_app.loader.import_default_modules()
+    return celery_app.tasks.get(name)
+
+
 class DatabaseUnavailableError(Exception):
     """The database does not answer."""
 
@@ -128,7 +135,7 @@ class DatabaseUnavailableError(Exception):
 def with_db_init(function: Callable[P, R]) -> Callable[P, R]:
     """Check that the database answers before a task runs, and retry the task if it does not.
 
-    The task is retried up to eight times, after 1, 2, 4, ... seconds, five minutes in all; also if
+    The task is retried up to eight times, after 1, 2, 4, ... seconds, four minutes in all; also if
     the connection is lost while it runs. The engine is created in the process that uses it.
     """
 

@@ -1,58 +1,126 @@
-"""How often a login may fail.
+"""Rate limits of logins and registrations.
 
 {% if cookiecutter.use_redis %}
-Counted in Redis, so that all API processes share the count. While Redis is away each process
-counts for itself: the limit stays, and nobody is locked out.
+The counters are in Redis, shared by all API processes. When Redis fails, each process counts on
+its own.
 {% else %}
-Counted in each API process for itself.
+Each API process has its own counters.
 {% endif %}
 """
 
+from collections.abc import Callable
 {% if cookiecutter.use_redis %}
 from functools import cache
+{% endif %}
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import TypeVar
 
+{% if cookiecutter.use_redis %}
 import structlog
 {% endif %}
 from limits import parse
+{% if cookiecutter.use_redis %}
+from limits.errors import StorageError
+{% endif %}
 from limits.storage import MemoryStorage{% if cookiecutter.use_redis %}, RedisStorage{% endif +%}
 from limits.strategies import FixedWindowRateLimiter
-{% if cookiecutter.use_redis %}
-from redis.exceptions import RedisError
 
 from app.core.config.settings import settings
-from app.core.redis import get_redis, ping_redis
+{% if cookiecutter.use_redis %}
+from app.core.redis import get_redis
+{% endif %}
+from app.core.security import keyed_hash
 
+T = TypeVar("T")
+in_process = FixedWindowRateLimiter(MemoryStorage())
+{% if cookiecutter.use_redis %}
 log = structlog.get_logger(__name__)
 {% endif %}
 
-FAILED_LOGINS = parse("10/minute")
-_in_process = FixedWindowRateLimiter(MemoryStorage())
+
+class RateLimitExceededError(Exception):
+    """There were too many attempts. ``retry_after`` is in seconds."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"try again in {retry_after} s")
+        self.retry_after = retry_after
 
 
-def login_is_blocked(address: str, email: str) -> bool:
-    """Return whether this address has failed too often with this email in the last minute."""
-    return not _limiter().test(FAILED_LOGINS, address, email.lower())
+class RateLimit:
+    """A number of attempts per time, for each key. Keys are hashed, since clients choose them."""
+
+    def __init__(self, name: str, limit: str) -> None:
+        self.name = name
+        self.limit = parse(limit)
+
+    def hit(self, key: str) -> None:
+        """Count an attempt.
+
+        Raises:
+            RateLimitExceededError: It is one too many.
+        """
+        hashed = keyed_hash(self.name, key)
+        if not _run(lambda limiter: limiter.hit(self.limit, self.name, hashed)):
+            raise RateLimitExceededError(self.limit.get_expiry())
+
+    def check(self, key: str) -> None:
+        """Check that another attempt is allowed, without counting it.
+
+        Raises:
+            RateLimitExceededError: It is not.
+        """
+        hashed = keyed_hash(self.name, key)
+        if not _run(lambda limiter: limiter.test(self.limit, self.name, hashed)):
+            raise RateLimitExceededError(self.limit.get_expiry())
+
+    def record(self, key: str) -> None:
+        """Count an attempt that was allowed already."""
+        hashed = keyed_hash(self.name, key)
+        _run(lambda limiter: limiter.hit(self.limit, self.name, hashed))
+
+    def clear(self, key: str) -> None:
+        """Forget all attempts."""
+        hashed = keyed_hash(self.name, key)
+        _run(lambda limiter: limiter.clear(self.limit, self.name, hashed))
 
 
-def count_failed_login(address: str, email: str) -> None:
-    """Count a login that failed."""
-    _limiter().hit(FAILED_LOGINS, address, email.lower())
+logins = RateLimit("login", settings.app.LOGIN_RATE_LIMIT)
+failed_logins = RateLimit("failed-login", settings.app.LOGIN_ADDRESS_RATE_LIMIT)
+registrations = RateLimit("registration", settings.app.REGISTRATION_RATE_LIMIT)
 
 
-def _limiter() -> FixedWindowRateLimiter:
-{% if cookiecutter.use_redis %}
+def network_of(address: str) -> str:
+    """Return what identifies a client: an IPv4 address, or the /64 network of an IPv6 address."""
     try:
-        ping_redis()
-    except RedisError as error:
-        log.warning("failed logins are counted in this process only", error=str(error))
-        return _in_process
-    return _shared()
+        ip = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(ip, IPv6Address):
+        return str(ip.ipv4_mapped or ip_network((int(ip), 64), strict=False))
+    return str(ip)
 
 
+{% if cookiecutter.use_redis %}
 @cache
-def _shared() -> FixedWindowRateLimiter:
-    pool = get_redis().connection_pool
-    return FixedWindowRateLimiter(RedisStorage(settings.redis.REDIS_URL, connection_pool=pool))
+def in_redis() -> FixedWindowRateLimiter:
+    """Return the limiter that all processes share."""
+    return FixedWindowRateLimiter(
+        RedisStorage(
+            settings.redis.REDIS_URL,
+            connection_pool=get_redis().connection_pool,
+            key_prefix=f"{settings.redis.REDIS_KEY_PREFIX}limits",
+            wrap_exceptions=True,
+        )
+    )
+
+
+def _run(operation: Callable[[FixedWindowRateLimiter], T]) -> T:
+    try:
+        return operation(in_redis())
+    except StorageError as error:
+        log.warning("Redis failed, this process counts on its own", error=str(error))
+        return operation(in_process)
 {% else %}
-    return _in_process
+def _run(operation: Callable[[FixedWindowRateLimiter], T]) -> T:
+    return operation(in_process)
 {% endif %}

@@ -8,6 +8,7 @@ from celery import Celery
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.core.celery import find_task
 from app.core.database import DATABASE_NOW, session_scope
 from app.jobs._publisher import Message
 from app.jobs._service import database_time
@@ -33,13 +34,13 @@ def dispatch(app: Celery) -> int:
         sqlalchemy.exc.SQLAlchemyError: The database does not answer.
     """
     _recover_lost_attempts(app)
-    has_waiting_messages = _has_waiting_messages(app)
+    has_waiting_messages = any(count_messages(app).values())
     published = 0
     while True:
         with session_scope() as session:
             jobs = _unpublished(session, has_waiting_messages)
             for job in jobs:
-                if job.task not in app.tasks:
+                if find_task(job.task) is None:
                     fail(job, f"NotRegistered: there is no task {job.task}")
                     continue
                 # Before the commit: if Redis fails now, the job stays unpublished. A worker that
@@ -66,12 +67,17 @@ def _unpublished(session: Session, has_waiting_messages: bool) -> list[Job]:
     return list(session.scalars(query.limit(BATCH).with_for_update(skip_locked=True)))
 
 
-def _has_waiting_messages(app: Celery) -> bool:
+def count_messages(app: Celery) -> dict[str, int]:
+    """Return the number of messages that wait in each queue.
+
+    Raises:
+        kombu.exceptions.OperationalError: Redis does not answer.
+    """
     tasks: dict[str, Any] = dict(app.tasks)
     options = [({"queue": getattr(task, "queue", None)}, name) for name, task in tasks.items()]
     queues = {app.amqp.router.route(*option)["queue"].name for option in options}
     with app.connection_for_write() as connection:
-        return any(_count_messages(connection, queue) for queue in queues)
+        return {queue: _count_messages(connection, queue) for queue in sorted(queues)}
 
 
 def _count_messages(connection: Any, queue: str) -> int:
@@ -87,7 +93,7 @@ def _recover_lost_attempts(app: Celery) -> None:
         now = database_time(session)
         running = select(Job).where(Job.status.in_(RUNNING))
         for job in session.scalars(running.with_for_update(skip_locked=True)):
-            task = app.tasks.get(job.task)
+            task = find_task(job.task)
             limit = timedelta(seconds=(task and task.time_limit) or app.conf.task_time_limit)
             if job.started_at and now > job.started_at + limit + LIMIT_GRACE:
                 put_back_lost(session, job, f"no outcome {limit} after its start")

@@ -12,7 +12,7 @@ import structlog
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from app.core.celery import celery_app
+from app.core.celery import celery_app, find_task
 from app.models.job import Job
 
 log = structlog.get_logger(__name__)
@@ -55,6 +55,9 @@ class Message:
         Raises:
             kombu.exceptions.OperationalError: Redis does not answer.
         """
+        task = find_task(self.task)
+        if task is None:  # The dispatcher fails the job.
+            return
         options: dict[str, Any] = {
             "task_id": self.id,
             "retries": self.attempts - self.series,
@@ -64,7 +67,7 @@ class Message:
             # The outcome goes into the row; the result backend is not touched.
             "ignore_result": True,
         }
-        celery_app.tasks[self.task].apply_async(kwargs=self.kwargs, **options)
+        task.apply_async(kwargs=self.kwargs, **options)
 
     def terminate(self) -> None:
         """Tell all workers to end the process that runs this attempt."""
@@ -94,6 +97,8 @@ def submit(send: Callable[[], None]) -> None:
             log.warning(
                 "Redis is unavailable, the dispatcher will publish the job", error=str(error)
             )
+        except Exception:
+            log.exception("a message was not sent")
         finally:
             backlog.release()
 

@@ -1,4 +1,4 @@
-"""People who can log in."""
+"""Users."""
 
 from datetime import datetime
 
@@ -10,11 +10,16 @@ from app.core.security import utc_now
 
 
 class User(Base):
-    """A user. ``email`` is kept in lower case; times are UTC without a zone."""
+    """Someone who can log in. ``email`` is normalized; times are in UTC without a time zone."""
 
     __tablename__ = "users"
 
     id: Mapped[int] = mapped_column(primary_key=True)
+{% if cookiecutter.database == "mysql" %}
+    # The default collation ignores accents, so two people's addresses could be taken for one.
+    email: Mapped[str] = mapped_column(String(254, collation="utf8mb4_bin"), unique=True)
+{% else %}
     email: Mapped[str] = mapped_column(String(254), unique=True)
+{% endif %}
     password_hash: Mapped[str] = mapped_column(String(255))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -1,7 +1,6 @@
 """A PostgreSQL server for the tests."""
 
 import os
-import pwd
 import shutil
 import subprocess
 import tempfile
@@ -12,85 +11,51 @@ from urllib.parse import quote
 
 import psycopg
 
-from tests.servers import find_program, free_port, server, unavailable
+from tests.servers import find_program, free_port, server, skip_or_fail
 
 GIVEN = os.environ.get("TEST_DATABASE_URL")
 PORT = free_port()
-# Every character that has a meaning in a URL, and one that is not ASCII.
-PASSWORD = "p@ss:w/rd%23 ü"
-DATABASE_URL = GIVEN or f"postgresql+psycopg://test:{quote(PASSWORD, '')}@127.0.0.1:{PORT}/app"
+PASSWORD = "p@ss:w/rd%23 ü"  # characters that have a meaning in URLs, and one that is not ASCII
+DATABASE_URL = GIVEN or f"postgresql+psycopg://test:{quote(PASSWORD, '')}@127.0.0.1:{PORT}/test"
+# PostgreSQL refuses to run as root.
+USER = "postgres" if os.geteuid() == 0 else None
 
 
 @contextmanager
 def database_server() -> Iterator[None]:
-    """Run the server that ``DATABASE_URL`` names."""
+    """Run the server, or use the empty database of ``TEST_DATABASE_URL``."""
     if GIVEN:
         yield
         return
-    # Debian keeps them off PATH; the newest first.
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    initdb = find_program("initdb", folders=folders)
+    newest_first = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    initdb = find_program("initdb", folders=newest_first)
     if initdb is None:
-        unavailable(
-            "no PostgreSQL: install it (apt install postgresql), or set TEST_DATABASE_URL to the"
-            " address of an empty database, such as postgresql://user:password@localhost/test"
-        )
+        skip_or_fail("PostgreSQL is not installed: apt install postgresql, or TEST_DATABASE_URL")
         return
-    user = _unprivileged_user()
     folder = Path(tempfile.mkdtemp())
     try:
-        if user:
-            shutil.chown(folder, user)
         data, password = folder / "data", folder / "password"
         password.write_text(PASSWORD)
-        password.chmod(0o644)
-        command: list[str | Path] = [
-            initdb,
-            "-D",
-            data,
-            "-U",
-            "test",
-            "--auth=scram-sha-256",
-            "--encoding=UTF8",
-        ]
-        subprocess.run(
-            [*command, f"--pwfile={password}", "--no-sync"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            user=user,
-            cwd=folder,
-        )
-        options = ["-p", str(PORT), "-k", "", "-h", "127.0.0.1", "-F"]
-        postgres = Path(initdb).with_name("postgres")
-        with server([postgres, "-D", data, *options], folder / "log", _answers, user):
-            with _connect() as connection:
-                connection.execute("CREATE DATABASE app")
+        if USER:
+            shutil.chown(folder, USER)
+            shutil.chown(password, USER)
+        options = ["--username=test", f"--pwfile={password}", "--auth=scram-sha-256"]
+        command = [initdb, f"--pgdata={data}", *options, "--encoding=UTF8", "--no-sync"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, user=USER, cwd=folder)
+        command = [str(Path(initdb).with_name("postgres")), "-D", str(data)]
+        # -F: the data need not survive a power cut.
+        command += ["-p", str(PORT), "-h", "127.0.0.1", "-k", "", "-F"]
+        with server(command, folder / "log", _create_database, USER):
             yield
     finally:
         shutil.rmtree(folder)
 
 
-def _connect() -> psycopg.Connection:
-    return psycopg.connect(
-        host="127.0.0.1",
-        port=PORT,
-        user="test",
-        password=PASSWORD,
-        dbname="postgres",
-        autocommit=True,
-    )
-
-
-def _answers() -> bool:
+def _create_database() -> bool:
+    options = f"host=127.0.0.1 port={PORT} user=test dbname=postgres"
     try:
-        _connect().close()
-    except psycopg.OperationalError:
+        with psycopg.connect(options, password=PASSWORD, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE test")
+    except psycopg.OperationalError:  # It is still starting.
         return False
     return True
-
-
-def _unprivileged_user() -> str | None:
-    """PostgreSQL refuses to run as root; Debian's package brings a user for it."""
-    if os.geteuid() != 0:
-        return None
-    return "postgres" if any(user.pw_name == "postgres" for user in pwd.getpwall()) else "nobody"

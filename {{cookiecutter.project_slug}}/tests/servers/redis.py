@@ -1,36 +1,32 @@
 """A Redis server for the tests."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.servers import find_program, free_port, listens, server, unavailable
+from tests.servers import free_port, listens, server
 
 GIVEN = os.environ.get("TEST_REDIS_URL")
 PORT = free_port()
 
 
 def redis_url(number: int) -> str:
-    """Return the address of one of the server's numbered databases."""
+    """Return the URL of a numbered database."""
     return f"{(GIVEN or f'redis://127.0.0.1:{PORT}').rstrip('/')}/{number}"
 
 
 @contextmanager
 def redis_server() -> Iterator[None]:
-    """Run the server that ``redis_url`` names."""
+    """Run the server, or use the empty one of ``TEST_REDIS_URL``, such as redis://localhost."""
     if GIVEN:
         yield
         return
-    program = find_program("redis-server", "valkey-server")
-    if program is None:
-        unavailable(
-            "no redis-server: install it (apt install redis-server), or set TEST_REDIS_URL to the"
-            " address of an empty one, such as redis://localhost:6379"
-        )
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        command = [program, "--port", str(PORT), "--bind", "127.0.0.1", "--dir", folder]
-        with server([*command, "--save", ""], Path(folder) / "log", lambda: listens(PORT)):
-            yield
+    command = [sys.executable, "-m", "dev.redis", str(PORT)]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server(command, Path(folder) / "log", lambda: listens(PORT)),
+    ):
+        yield

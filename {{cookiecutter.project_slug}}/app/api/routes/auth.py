@@ -1,108 +1,138 @@
-"""Registration, login and what keeps a login going.
-
-Every route is a plain ``def``: FastAPI runs it in a thread, so a password hash or a query holds
-up nobody else.
-"""
+"""Registration, login, refresh and logout."""
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Request, status
-from fastapi.security import OAuth2PasswordRequestForm
-from pydantic import BaseModel, EmailStr, Field
+from fastapi import APIRouter, Form, HTTPException, status
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from app.core.database import session_scope
-from app.core.rate_limit import FAILED_LOGINS, count_failed_login, login_is_blocked
-from app.core.security import InvalidTokenError
+from app.api.deps import (
+    ClientAddress,
+    CurrentUser,
+    LimitPasswordHashing,
+    SessionDep,
+    unauthorized,
+)
+from app.api.errors import errors
+from app.core.config.settings import settings
+from app.core.rate_limit import failed_logins, logins, registrations
+from app.core.security import (
+    MAX_PASSWORD_LENGTH,
+    MIN_PASSWORD_LENGTH,
+    InvalidTokenError,
+    check_new_password,
+    normalize_email,
+)
 from app.services import auth
 
 router = APIRouter(prefix="/auth", tags=["auth"])
 
+Email = Annotated[
+    str,
+    Field(max_length=254, examples=["ann@example.com"], json_schema_extra={"format": "email"}),
+    AfterValidator(normalize_email),
+]
+Password = Annotated[
+    str, Field(max_length=MAX_PASSWORD_LENGTH, json_schema_extra={"format": "password"})
+]
+NewPassword = Annotated[
+    Password,
+    Field(min_length=MIN_PASSWORD_LENGTH, examples=["correct horse battery staple"]),
+    AfterValidator(check_new_password),
+]
+
 
 class Registration(BaseModel):
-    """Who wants to register."""
+    """The account to register."""
 
-    email: EmailStr
-    # Longer ones only make the hash slow.
-    password: str = Field(min_length=8, max_length=128)
+    email: Email
+    password: NewPassword
 
 
-class RegisteredUser(BaseModel):
-    """Who has registered."""
+class UserResponse(BaseModel):
+    """A user."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     id: int
     email: str
 
 
+class LoginForm(BaseModel):
+    """The form of the OAuth2 password flow. The user name is the email address."""
+
+    grant_type: Literal["password"] | None = None
+    username: Email
+    password: Password
+
+
 class TokenResponse(BaseModel):
-    """A short access token and the refresh token for the next one."""
+    """An access token and the refresh token for the next one. ``expires_in`` is in seconds."""
 
     access_token: str
     refresh_token: str
     token_type: Literal["bearer"] = "bearer"
+    expires_in: int = settings.app.ACCESS_TOKEN_MINUTES * 60
 
 
-class RefreshRequest(BaseModel):
+class RefreshTokenBody(BaseModel):
     """The refresh token of a login."""
 
     refresh_token: str = Field(min_length=1, max_length=256)
 
 
-@router.post("/register", status_code=status.HTTP_201_CREATED)
-def register(registration: Registration) -> RegisteredUser:
-    """Register a user. The same address a second time is 409."""
+@router.post(
+    "/register",
+    status_code=status.HTTP_201_CREATED,
+    responses=errors(409, 429),
+    dependencies=[LimitPasswordHashing],
+)
+def register(session: SessionDep, account: Registration, address: ClientAddress) -> UserResponse:
+    """Register a user."""
+    registrations.hit(address)
     try:
-        with session_scope() as session:
-            user = auth.register(session, registration.email, registration.password)
-            return RegisteredUser(id=user.id, email=user.email)
+        user = auth.register(session, account.email, account.password)
     except auth.EmailTakenError:
         raise HTTPException(
             status.HTTP_409_CONFLICT, "This email address is registered already"
         ) from None
+    return UserResponse.model_validate(user)
 
 
-@router.post("/token")
-def login(request: Request, form: Annotated[OAuth2PasswordRequestForm, Depends()]) -> TokenResponse:
-    """Log in with the OAuth2 password flow: the email address is the ``username``."""
-    address = request.client.host if request.client else "unknown"
-    if login_is_blocked(address, form.username):
-        raise HTTPException(
-            status.HTTP_429_TOO_MANY_REQUESTS,
-            "Too many failed logins, try again in a minute",
-            headers={"Retry-After": str(FAILED_LOGINS.get_expiry())},
-        )
-    with session_scope() as session:
-        user = auth.authenticate(session, form.username, form.password)
-        if user is not None:
-            return _response(auth.issue_tokens(session, user.id))
-    count_failed_login(address, form.username)
-    raise _unauthorized("Wrong email address or password")
-
-
-@router.post("/refresh")
-def refresh(body: RefreshRequest) -> TokenResponse:
-    """Change a refresh token for a new pair. One that was used before ends its whole family."""
+@router.post("/token", responses=errors(401, 429), dependencies=[LimitPasswordHashing])
+def login(form: Annotated[LoginForm, Form()], address: ClientAddress) -> TokenResponse:
+    """Log in with the OAuth2 password flow."""
+    failed_logins.check(address)
+    # Counted before the password is verified, so that parallel attempts cannot exceed the limit.
+    logins.hit(form.username)
     try:
-        with session_scope() as session:
-            tokens = auth.rotate_tokens(session, body.refresh_token)
-    except InvalidTokenError:
-        tokens = None
-    if tokens is None:
-        raise _unauthorized("The refresh token is not valid, log in again")
+        tokens = auth.log_in(form.username, form.password)
+    except auth.WrongPasswordError:
+        failed_logins.record(address)
+        raise unauthorized("Wrong email address or password") from None
+    logins.clear(form.username)
     return _response(tokens)
 
 
+@router.post("/refresh", responses=errors(401))
+def refresh(body: RefreshTokenBody) -> TokenResponse:
+    """Replace a refresh token. A token that was replaced before ends the login."""
+    try:
+        return _response(auth.rotate_tokens(body.refresh_token))
+    except InvalidTokenError:
+        raise unauthorized("The refresh token is invalid, log in again") from None
+
+
 @router.post("/logout", status_code=status.HTTP_204_NO_CONTENT)
-def logout(body: RefreshRequest) -> None:
-    """End the login that this refresh token belongs to."""
-    with session_scope() as session:
-        auth.logout(session, body.refresh_token)
+def logout(session: SessionDep, body: RefreshTokenBody) -> None:
+    """End the login of a refresh token."""
+    auth.log_out(session, body.refresh_token)
+
+
+@router.post("/logout-everywhere", status_code=status.HTTP_204_NO_CONTENT, responses=errors(401))
+def logout_everywhere(session: SessionDep, user: CurrentUser) -> None:
+    """End all logins of the current user, this one too."""
+    auth.log_out_everywhere(session, user)
 
 
 def _response(tokens: auth.TokenPair) -> TokenResponse:
     return TokenResponse(access_token=tokens.access_token, refresh_token=tokens.refresh_token)
-
-
-def _unauthorized(detail: str) -> HTTPException:
-    return HTTPException(
-        status.HTTP_401_UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"}
-    )

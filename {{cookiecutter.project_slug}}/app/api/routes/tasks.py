@@ -1,12 +1,16 @@
 """Jobs: queue a notification; list, read, cancel and retry the user's jobs."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Query, status
+from anyio import to_thread
+from fastapi import APIRouter, FastAPI, HTTPException, Query, status
 from pydantic import BaseModel
 
 from app.api.deps import CurrentUser, SessionDep
+from app.api.errors import errors
 from app.core.config.settings import settings
 from app.jobs import (
     Job,
@@ -14,6 +18,7 @@ from app.jobs import (
     JobStateError,
     JobStatus,
     cancel_job,
+    close_publisher,
     count_waiting_jobs,
     enqueue,
     get_job,
@@ -22,7 +27,15 @@ from app.jobs import (
 )
 from app.tasks.example_task import send_notification
 
-router = APIRouter(tags=["tasks"])
+
+@asynccontextmanager
+async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    """Stop publishing when the application stops. The dispatcher sends what was not sent."""
+    yield
+    await to_thread.run_sync(close_publisher)
+
+
+router = APIRouter(tags=["tasks"], lifespan=lifespan)
 
 
 class QueuedTask(BaseModel):
@@ -60,7 +73,7 @@ class TaskPage(BaseModel):
     next_cursor: str | None
 
 
-@router.post("/notify", status_code=status.HTTP_202_ACCEPTED)
+@router.post("/notify", status_code=status.HTTP_202_ACCEPTED, responses=errors(401, 429))
 def notify(
     session: SessionDep,
     user: CurrentUser,
@@ -79,7 +92,7 @@ def notify(
     return QueuedTask(task_id=job.id)
 
 
-@router.get("/tasks")
+@router.get("/tasks", responses=errors(401))
 def read_tasks(
     session: SessionDep,
     user: CurrentUser,
@@ -99,7 +112,7 @@ def read_tasks(
     )
 
 
-@router.get("/task/{task_id}")
+@router.get("/task/{task_id}", responses=errors(401, 404))
 def read_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState:
     """Return the state of a task."""
     try:
@@ -108,7 +121,11 @@ def read_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState
         raise _not_found() from None
 
 
-@router.post("/task/{task_id}/retry", status_code=status.HTTP_202_ACCEPTED)
+@router.post(
+    "/task/{task_id}/retry",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses=errors(401, 404, 409),
+)
 def retry_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState:
     """Queue a failed or cancelled task again."""
     try:
@@ -119,7 +136,7 @@ def retry_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskStat
         raise HTTPException(status.HTTP_409_CONFLICT, str(error)) from None
 
 
-@router.delete("/task/{task_id}")
+@router.delete("/task/{task_id}", responses=errors(401, 404))
 def cancel_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState:
     """Cancel a task, waiting or running. A finished task stays as it is."""
     try:

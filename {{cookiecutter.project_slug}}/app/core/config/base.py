@@ -1,24 +1,25 @@
-"""What all groups of settings share."""
+"""What all groups of settings have in common."""
 
 from pathlib import Path
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
+ENV_FILE = PROJECT_ROOT / ".env"
 
 
 class SettingsGroup(BaseSettings):
-    """Fields are named as their environment variables are.
+    """Fields are named after their environment variables, which override the ``.env`` file.
 
-    A variable of the process beats the same name in ``.env``. Values never appear in an error:
-    some of them are secrets.
+    https://docs.pydantic.dev/latest/concepts/pydantic_settings/
     """
 
     model_config = SettingsConfigDict(
-        env_file=PROJECT_ROOT / ".env",
+        env_file=ENV_FILE,
         env_file_encoding="utf-8",
         extra="ignore",
         case_sensitive=True,
         frozen=True,
+        # Values may be secrets.
         hide_input_in_errors=True,
     )

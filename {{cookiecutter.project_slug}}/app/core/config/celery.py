@@ -34,6 +34,8 @@ class CelerySettings(SettingsGroup):
     # A pool process is replaced after this many tasks, or at this size.
     CELERY_WORKER_MAX_TASKS_PER_CHILD: int = Field(default=10_000, ge=1)
     CELERY_WORKER_MAX_MEMORY_PER_CHILD_MB: int = Field(default=512, ge=32)
+    # The port of Flower, when started by ``python -m dev``.
+    FLOWER_PORT: int = Field(default=5555, ge=1, le=65535)
     # Touched by a healthy worker or beat, for health checks that look at the age of a file.
     CELERY_HEARTBEAT_FILE: Path | None = None
 
