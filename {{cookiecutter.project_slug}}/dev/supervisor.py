@@ -20,12 +20,18 @@ MIN_UPTIME = 10
 class Process:
     """A child process in a process group of its own."""
 
-    def __init__(self, name: str, *command: str, reload: bool = True, quiet: bool = False) -> None:
-        """``quiet`` discards standard output, where Celery and Redis print banners."""
+    def __init__(
+        self,
+        name: str,
+        *command: str,
+        reload: bool = True,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """``reload`` tells whether the process has to load changed code."""
         self.name = name
         self.command = command
         self.reload = reload
-        self.stdout = subprocess.DEVNULL if quiet else None
+        self.environment = os.environ | (environment or {})
         self.is_running = False
 
     def start(self) -> None:
@@ -33,8 +39,10 @@ class Process:
         self.popen = subprocess.Popen(
             self.command,
             cwd=ROOT,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
-            stdout=self.stdout,
+            # Logs are written to standard error; this would be the banners of Celery and Redis.
+            stdout=None if self.name == "api" else subprocess.DEVNULL,
             start_new_session=True,
         )
         self.started_at = time.monotonic()
@@ -94,10 +102,9 @@ def supervise(processes: list[Process], is_ready: Callable[[], bool], message: s
         pass
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again must not leave any behind.
-        for process in reversed(processes):
-            if process.is_running:
-                process.popen.terminate()
-        for process in reversed(processes):
-            if process.is_running:
-                process.stop()
+        running = [process for process in reversed(processes) if process.is_running]
+        for process in running[:-1]:
+            process.popen.terminate()
+        for process in running:  # The first that was started ends last: the others may need it.
+            process.stop()
     return 0
