@@ -51,9 +51,7 @@ def test_port_in_use_is_named(environment: dict[str, str]) -> None:
     assert result.stderr == expected
 
 
-def test_pending_migrations_are_named(
-    {{ "tmp_path: Path" if cookiecutter.database == "sqlite" else "database: None" }}, environment: dict[str, str]
-) -> None:
+def test_pending_migrations_are_named({{ "tmp_path: Path" if cookiecutter.database == "sqlite" else "database: None" }}, environment: dict[str, str]) -> None:
 {% if cookiecutter.database == "sqlite" %}
     environment["DATABASE_URL"] = f"sqlite:///{tmp_path}/empty.db"
 {% else %}
