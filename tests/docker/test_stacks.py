@@ -258,9 +258,7 @@ def test_processes_that_end_are_started_again(stack: ComposeStack) -> None:
     services = ("app", "celery-worker", "celery-beat", "flower")
     for service in services:
         stack.execute(service, "python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
-    wait_until(
-        lambda: all(container["RestartCount"] for container in stack.running(*services)), 60
-    )
+    wait_until(lambda: all(container["RestartCount"] for container in stack.running(*services)), 60)
     stack.wait_for_health("healthy", *services)
 
 
