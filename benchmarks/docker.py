@@ -16,19 +16,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.tables import write
 from tests.docker.stack import ComposeStack
 from tests.harness import DATABASES, bake, wait_for_task
-
-from benchmarks.tables import write
 
 RUNS = 3
 
 
 def run(*command: str, folder: Path | None = None) -> str:
     """Run a program and return its output."""
-    return subprocess.run(
-        command, cwd=folder, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ).stdout
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 @dataclass
