@@ -21,6 +21,7 @@ from app.core.config.settings import settings
 from app.core.database import dispose_engine
 from app.core.logging import configure_logging
 from app.core.metrics import TELEMETRY
+from app.core.telemetry import configure_telemetry
 
 
 @asynccontextmanager
@@ -33,6 +34,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 def create_app() -> FastAPI:
     """Build the application."""
     configure_logging()
+    configure_telemetry()
     options: dict[str, Any] = {
         "title": {{ quoted(cookiecutter.project_name) }},
         "description": {{ quoted(cookiecutter.description) }},
