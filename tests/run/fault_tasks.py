@@ -14,8 +14,9 @@ from typing import Any
 
 import structlog
 from app.core.celery import celery_app, with_db_init
-from app.core.database import get_engine, session_scope
+from app.core.database import DATABASE_NOW, get_engine, session_scope
 from app.jobs import Job, cancel_job, enqueue, get_job, list_jobs, retry_job
+from app.jobs._publisher import Message
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -41,12 +42,13 @@ def nap(key: str, seconds: float = 0) -> str:
 
 
 @celery_app.task
-def stubborn(key: str) -> None:
-    """Ignore the soft time limit."""
+def stubborn(key: str, seconds: float) -> None:
+    """Sleep and ignore the soft time limit."""
     note(key, "start")
-    while True:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
         try:
-            time.sleep(60)
+            time.sleep(0.1)
         except SoftTimeLimitExceeded:
             note(key, "soft")
 
@@ -102,6 +104,23 @@ def fail(self: Any, key: str, failures: int, delay: float = 0) -> int:
     if Path(os.environ["RUNS_FILE"]).read_text().count(f"{key} retries") <= failures:
         raise self.retry(exc=ConnectionError("no connection"), countdown=delay)
     return int(self.request.retries)
+
+
+@celery_app.task(bind=True, max_retries=2)
+def crash_then_fail(self: Any, key: str) -> None:
+    """Fail, except that the second attempt crashes the process."""
+    note(key, f"retries-{self.request.retries}")
+    if Path(os.environ["RUNS_FILE"]).read_text().count(f"{key} retries") == 2:
+        ctypes.string_at(0)
+    raise self.retry(exc=ConnectionError("no connection"), countdown=0)
+
+
+if "WITHOUT_EXTRA" not in os.environ:
+
+    @celery_app.task
+    def extra(key: str) -> None:
+        """Exist only in some processes."""
+        note(key, "start")
 
 
 @celery_app.task(bind=True)
@@ -199,6 +218,16 @@ def retry(job_id: str) -> str:
         return retry_job(session, job_id).status
 
 
+def again(job_id: str, attempts: int) -> None:
+    """Send the message of an attempt again."""
+    with session_scope() as session:
+        job = get_job(session, job_id)
+        job.attempts = attempts
+        message = Message.of(job)
+        session.rollback()
+    message.publish()
+
+
 def change(job_id: str, **values: Any) -> None:
     """Change the row of a job."""
     with session_scope() as session:
@@ -208,7 +237,7 @@ def change(job_id: str, **values: Any) -> None:
 def main() -> None:
     """Answer until the input ends."""
     names = dict(globals(), Session=Session, get_engine=get_engine, get_job=get_job)
-    names |= {"list_jobs": list_jobs, "cancel_job": cancel_job}
+    names |= {"list_jobs": list_jobs, "cancel_job": cancel_job, "DATABASE_NOW": DATABASE_NOW}
     names |= {"session": Session(get_engine()), "names": names}
     for line in sys.stdin:
         try:
