@@ -104,5 +104,8 @@ def test_process_that_ends_is_reported(tmp_path: Path, is_ready: str, expected: 
     code = "import time; time.sleep(2); raise SystemExit(3)"
     with running([sys.executable, "-c", SUPERVISE, code, is_ready], log) as process:
         wait_until(lambda: log.read_text() == expected)
-        process.terminate()
-        assert process.wait(30) == (is_ready != "ready")
+        if is_ready == "ready":
+            process.terminate()
+            assert process.wait(30) == 0
+        else:
+            assert process.wait(30) == 1
