@@ -35,6 +35,7 @@ PATHS_BY_ANSWER = {
         "migrations/versions/0002_jobs.py",
         "tests/test_backup_task.py",
         "tests/test_celery.py",
+        "tests/test_job_metrics.py",
         "tests/test_jobs.py",
         "tests/test_jobs_cli.py",
         "tests/test_tasks.py",

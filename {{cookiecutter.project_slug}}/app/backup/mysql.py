@@ -40,7 +40,9 @@ TRIGGER = re.compile(
     re.IGNORECASE,
 )
 # Statements by which a file could leave the database into which it is restored.
-ELSEWHERE = re.compile(rb"^(?:USE|(?:CREATE|DROP|ALTER) (?:DATABASE|SCHEMA))\s", re.MULTILINE | re.I)
+ELSEWHERE = re.compile(
+    rb"^(?:USE|(?:CREATE|DROP|ALTER) (?:DATABASE|SCHEMA))\s", re.MULTILINE | re.I
+)
 
 ROUTINES = (
     "SELECT ROUTINE_NAME AS name FROM information_schema.ROUTINES"
@@ -114,8 +116,11 @@ def dump(url: str, target: Writer) -> Dumped:
         _refuse_what_is_hidden(conn, live)
         _refuse_generated_columns(conn, live, server, version)
         extra = _history(conn, live, version)
-        found = rows(conn, "SELECT @@max_allowed_packet AS packet, @@character_set_database AS c,"
-                           " @@collation_database AS o")[0]
+        found = rows(
+            conn,
+            "SELECT @@max_allowed_packet AS packet, @@character_set_database AS c,"
+            " @@collation_database AS o",
+        )[0]
         events = [one for one in read(conn, live) if one.kind == "EVENT"]
 
     def command(*arguments: str) -> Command:
@@ -519,9 +524,7 @@ def _refuse_what_is_hidden(conn: Connection, database: str) -> None:
             )
 
 
-def _refuse_generated_columns(
-    conn: Connection, database: str, server: str, version: str
-) -> None:
+def _refuse_generated_columns(conn: Connection, database: str, server: str, version: str) -> None:
     """mariadb-dump writes values for MySQL's generated columns, which no server takes back."""
     if "MariaDB" not in version or "MariaDB" in server:
         return

@@ -208,7 +208,7 @@ def touch_heartbeat_file(**_: object) -> None:
 def ping_broker() -> None:
     """Send a command to the broker; raises an error of Kombu or redis-py if it does not answer."""
     with celery_app.connection_for_write() as connection:
-        connection.ensure_connection(max_retries=1, timeout=1)
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=1)
 
 
 @signals.setup_logging.connect

@@ -99,14 +99,13 @@ def _migrations() -> tuple[set[str], set[str]]:
 
 REQUIRED = [Probe("database", check_database), Probe("migrations", check_migrations)]
 # Requests succeed without these.
-OPTIONAL: list[Probe[None]] = [
+OPTIONAL: list[Probe[None]] = []
 {% if cookiecutter.use_redis %}
-    Probe("redis", ping_redis),
+OPTIONAL.append(Probe("redis", ping_redis))
 {% endif %}
 {% if cookiecutter.use_celery %}
-    Probe("broker", ping_broker),
+OPTIONAL.append(Probe("broker", ping_broker))
 {% endif %}
-]
 
 
 async def check_dependencies() -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry.metrics import Histogram, Meter, MeterProvider, NoOpHistogram, NoOpMeter
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, disable_created_metrics, generate_latest
 from prometheus_client import Histogram as PrometheusHistogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -22,6 +22,9 @@ from prometheus_client.registry import Collector
 from app.core.health import Probe, check_dependencies, describe
 
 log = structlog.get_logger(__name__)
+
+# Their times of creation would be as many again.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 Source = Probe[list[Metric]]
 

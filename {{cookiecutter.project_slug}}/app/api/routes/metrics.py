@@ -23,17 +23,18 @@ bearer = HTTPBearer(auto_error=False)
 # A proxy adds one of these. A request that it passes on does not come from this machine.
 PROXY_HEADERS = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
 
-SOURCES: list[Source] = [
+SOURCES: list[Source] = []
 {% if cookiecutter.use_celery %}
+SOURCES += [
     Source("jobs", read_jobs),
     Source("queues", read_queues),
     Source("schedule", read_schedule),
     Source("workers", read_workers),
+]
 {% endif %}
 {% if cookiecutter.use_backup %}
-    Source("backups", read_backups),
+SOURCES.append(Source("backups", read_backups))
 {% endif %}
-]
 
 
 async def check_access(
