@@ -20,6 +20,8 @@ from app.api.routes import api_router
 from app.core.config.settings import settings
 from app.core.database import dispose_engine
 from app.core.logging import configure_logging
+from app.core.metrics import TELEMETRY
+from app.core.telemetry import configure_telemetry
 
 
 @asynccontextmanager
@@ -32,6 +34,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 def create_app() -> FastAPI:
     """Build the application."""
     configure_logging()
+    configure_telemetry()
     options: dict[str, Any] = {
         "title": {{ quoted(cookiecutter.project_name) }},
         "description": {{ quoted(cookiecutter.description) }},
@@ -41,6 +44,7 @@ def create_app() -> FastAPI:
         "generate_unique_id_function": operation_id,
         # Such a redirect would name the host of the request, which the client chooses.
         "redirect_slashes": False,
+        "telemetry": TELEMETRY,
     }
     if settings.app.DOCS_ENABLED:
         app = FastAPIOffline(redoc_url=None, **options)

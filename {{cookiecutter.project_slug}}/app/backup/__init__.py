@@ -1,13 +1,16 @@
 """Database backups that are proven to restore.
 
-Knows nothing of the API or of task queues: it works from cron, and can be lifted out. Every function
-takes a BackupConfig and returns plain JSON data; what goes wrong on purpose is a BackupError.
+This package knows nothing of the API or of Celery: it works from cron, and can be lifted out.
+Every function takes a BackupConfig and returns plain JSON data; an expected failure is a
+BackupError.
 """
 
+from app.backup.config import BackupConfig, Progress
 from app.backup.create import create_backup
 from app.backup.errors import (
     BackupError,
     BusyError,
+    CopyError,
     DatabaseError,
     InvalidBackupError,
     RefusedError,
@@ -16,13 +19,12 @@ from app.backup.errors import (
 )
 from app.backup.restore import drop_old, old_databases, restore_backup, verify_backup
 from app.backup.retention import backup_status, list_backups, prune_backups
-from app.backup.store import BackupConfig
-from app.backup.stream import Progress
 
 __all__ = [
     "BackupConfig",
     "BackupError",
     "BusyError",
+    "CopyError",
     "DatabaseError",
     "InvalidBackupError",
     "Progress",

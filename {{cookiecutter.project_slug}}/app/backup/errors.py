@@ -1,25 +1,25 @@
-"""What can go wrong. ``str(error)`` is one readable text that says what to do next.
+"""The errors of this package. ``str(error)`` is one line that says what to do next.
 
 ``retryable`` says whether the same call may succeed later without anybody's help;
-``exit_code`` is what ``python -m app.backup`` ends with.
+``exit_code`` is the exit status of ``python -m app.backup``.
 """
 
 
 class BackupError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base class of every error that this package raises on purpose."""
 
     retryable = False
     exit_code = 1
 
 
 class ToolError(BackupError):
-    """A native tool is missing, or older than the server."""
+    """A native program is missing or older than the server."""
 
     exit_code = 3
 
 
 class DatabaseError(BackupError):
-    """The server refused, went away, or its tool failed: carries the tool's own words."""
+    """The server refused, went away, or its program failed; carries the program's own words."""
 
     retryable = True
     exit_code = 4
@@ -33,7 +33,7 @@ class StorageError(BackupError):
 
 
 class InvalidBackupError(BackupError):
-    """The file is corrupt, truncated, foreign, or does not restore to what its manifest says."""
+    """The backup is damaged, belongs to another database, or does not restore to what it says."""
 
     exit_code = 6
 
@@ -46,6 +46,13 @@ class BusyError(BackupError):
 
 
 class RefusedError(BackupError):
-    """Nobody confirmed the swap."""
+    """Nobody confirmed the restore, or it is not safe to do."""
 
     exit_code = 8
+
+
+class CopyError(BackupError):
+    """The off-site copy could not be written or read; local backups are not affected."""
+
+    retryable = True
+    exit_code = 9

@@ -2,16 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from app.backup import store
-from app.backup.engines import engine_for
-from app.backup.engines.base import Facts
+from isal import igzip_threaded
+
+from app.backup import manifest as folder
+from app.backup import {{ cookiecutter.database }} as engine
+from app.backup.base import Facts, Meter
+from app.backup.check import damage_errors, read_through
+from app.backup.config import BackupConfig, Progress
+from app.backup.copy import fetch, list_copies
 from app.backup.errors import BackupError, InvalidBackupError, RefusedError
-from app.backup.store import BackupConfig, Manifest
-from app.backup.stream import Meter, Progress, unpack
+from app.backup.manifest import Backup, Manifest
 
 
 def verify_backup(
@@ -22,21 +27,24 @@ def verify_backup(
     wait: float = 0.0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Restore a backup (the newest good one by default) beside the live database, and check it.
+    """Restore a backup (the newest good one by default) into a side database, and check it.
 
-    Checks the checksum, then rows per table and the Alembic revision against the manifest, and
-    removes what it restored. Returns the manifest, with `verified_at` set.
+    Compares the checksum, rows per table and the Alembic revision with the manifest, and removes
+    what it restored. Returns the manifest, with ``verified_at`` set.
 
-    Raises BusyError, ToolError, DatabaseError or InvalidBackupError.
+    Raises:
+        BusyError, ToolError, DatabaseError, StorageError, InvalidBackupError, CopyError
     """
-    with store.locked(config, wait):
-        path = path or store.newest(config).path
-        with _restored(config, path, foreign, progress):
+    with engine.locked(config.url, wait):
+        path = path or _newest(config, engine.server_id(config.url))
+        path = _local(config, path, progress)
+        target = replace(config, url=config.verify_url or config.url)
+        with _restored(target, path, config, foreign, progress):
             pass
         # A backup on a read-only medium has been verified as well.
         with suppress(OSError):
-            store.mark_verified(path)
-        return store.backup_at(path).to_dict()
+            folder.update_manifest(path, verified_at=folder.now())
+        return folder.read_backup(path).to_dict()
 
 
 def restore_backup(
@@ -50,103 +58,144 @@ def restore_backup(
 ) -> dict[str, Any]:
     """Restore a backup (the newest good one by default) and put it in the live one's place.
 
-    Does what `verify_backup` does; then, if `confirm` (called with the manifest and `kept_as`)
-    agrees, swaps. Returns the manifest, `kept_as` (what the database that was live is called
-    now, or None if there was none) and `warnings`.
+    Does what ``verify_backup`` does; then, if ``confirm`` (called with the manifest and
+    ``kept_as``) agrees, swaps. Returns the manifest, ``kept_as`` (what the database that was live
+    is called now, or None if there was none) and ``warnings``. Until the swap the live database
+    is untouched.
 
-    Raises as `verify_backup`, and RefusedError. Until the swap the live database is untouched.
+    Raises:
+        RefusedError: not confirmed, or the backup is of another server.
+        BusyError, ToolError, DatabaseError, StorageError, InvalidBackupError, CopyError
     """
-    engine = engine_for(config.url)
-    with store.locked(config, wait):
-        path = path or store.newest(config).path
+    with engine.locked(config.url, wait):
+        server = engine.server_id(config.url)
+        path = _local(config, path or _newest(config, server), progress)
         old = _free_name(config, "old")
-        with _restored(config, path, foreign, progress) as (manifest, side):
-            summary = {**store.Backup(path, manifest).to_dict(), "kept_as": old}
+        with _restored(config, path, config, foreign, progress) as (manifest, side):
+            if manifest.server != server and not foreign:
+                _refuse_if_in_use(config, manifest)
+            summary = {**Backup(path, manifest).to_dict(), "kept_as": old}
             if confirm is not None and not confirm(summary):
                 raise RefusedError("not confirmed: the live database was not touched")
-            if progress is not None:
-                progress("swap", 0, None)
-            warnings = engine.swap(config.url, side, old)
-        kept = old in engine.others(config.url, "old")
-        return {**summary, "kept_as": old if kept else None, "warnings": warnings}
+            if progress:
+                progress("swap", 0)
+            warnings = engine.swap(config.url, side, old, manifest.properties)
+        kept = old in engine.side_databases(config.url, "old")
+        return {
+            **summary,
+            "kept_as": old if kept else None,
+            "warnings": [*manifest.notes, *warnings],
+        }
 
 
 def old_databases(config: BackupConfig) -> list[str]:
-    """Return what earlier restores kept, the oldest first."""
-    found: list[str] = engine_for(config.url).others(config.url, "old")
-    return found
+    """Return the databases that earlier restores kept, the oldest first."""
+    return engine.side_databases(config.url, "old")
 
 
 def drop_old(config: BackupConfig, wait: float = 0.0) -> list[str]:
-    """Remove for good what earlier restores kept; return the names."""
-    with store.locked(config, wait):
+    """Remove for good the databases that earlier restores kept; return their names."""
+    with engine.locked(config.url, wait):
         names = old_databases(config)
         for name in names:
-            engine_for(config.url).drop(config.url, name)
+            engine.drop(config.url, name)
         return names
+
+
+def _newest(config: BackupConfig, server: str) -> Path:
+    """Return the newest good backup: of this server, else (on a new machine) of this database."""
+    local = [one.manifest for one in folder.scan(config) if one.manifest and not one.problem]
+    copies = list_copies(config) if config.copy_url else []
+    found = {one.file: one for one in [*copies, *local]}.values()
+    ours = [one for one in found if one.server == server] or list(found)
+    if not ours:
+        where = (
+            f"{config.directory} or at {config.copy_url}" if config.copy_url else config.directory
+        )
+        raise InvalidBackupError(f"there is no good backup in {where}: create one")
+    return config.directory / max(ours, key=lambda one: (one.sequence, one.created_at)).file
+
+
+def _local(config: BackupConfig, path: Path, progress: Progress | None) -> Path:
+    """Return the path of a backup, after it was fetched if only the off-site copy is left."""
+    if not path.exists() and not path.is_absolute() and path.name == str(path):
+        path = config.directory / path
+    if not path.exists() and config.copy_url:
+        return fetch(config, path.name.removesuffix(".age"), progress)
+    return path
 
 
 @contextmanager
 def _restored(
-    config: BackupConfig, path: Path, foreign: bool, progress: Progress | None
+    target: BackupConfig,
+    path: Path,
+    config: BackupConfig,
+    foreign: bool,
+    progress: Progress | None,
 ) -> Iterator[tuple[Manifest, str]]:
     """Restore into a side database and check it there; remove it at the end."""
-    engine = engine_for(config.url)
     manifest = _check_file(config, path, foreign, progress)
-    _remove_leftovers(config)
-    side = _free_name(config, "restore")
+    for leftover in engine.side_databases(target.url, "restore"):
+        with suppress(BackupError):
+            engine.drop(target.url, leftover)
+    side = _free_name(target, "restore")
     try:
-        with engine.side(config.url, side) as write:
-            unpack(path, write, Meter(progress, "restore", manifest.size))
-        if progress is not None:
-            progress("compare", 0, None)
-        _compare(path, manifest, engine.facts(config.url, side))
+        with damage_errors(path), igzip_threaded.open(path, "rb") as plain:
+            source = Meter(plain, progress, "restore")
+            engine.load(target.url, side, source, manifest.properties)
+        if progress:
+            progress("compare", 0)
+        _compare(path, manifest, engine.facts(target.url, side))
         yield manifest, side
     except BaseException:
         # What went wrong first is what counts; the next run removes what is left.
         with suppress(BackupError):
-            engine.drop(config.url, side)
+            engine.drop(target.url, side)
         raise
-    engine.drop(config.url, side)
+    engine.drop(target.url, side)
 
 
 def _free_name(config: BackupConfig, kind: str) -> str:
-    """Return a name for a side or kept database; if one of this second exists, the next free one."""
-    engine = engine_for(config.url)
-    taken = engine.others(config.url, kind)
-    name = partial(engine.side_name, config.url, kind)
-    found: str = name(store.free_stamp(store.now(), lambda stamp: name(stamp) in taken))
-    return found
-
-
-def _remove_leftovers(config: BackupConfig) -> None:
-    """Remove side databases of killed runs, if nobody uses them any more."""
-    engine = engine_for(config.url)
-    for name in engine.others(config.url, "restore"):
-        with suppress(BackupError):
-            engine.drop(config.url, name)
+    """Return an unused name for a side or kept database."""
+    taken = engine.side_databases(config.url, kind)
+    moment = folder.now()
+    while True:
+        name = engine.side_name(config.url, kind, moment.strftime(folder.STAMP))
+        if name not in taken:
+            return name
+        moment += timedelta(seconds=1)
 
 
 def _check_file(
     config: BackupConfig, path: Path, foreign: bool, progress: Progress | None
 ) -> Manifest:
     """Refuse a file that is damaged or not of this database, before anything is touched."""
-    if not path.is_file():
-        raise InvalidBackupError(f"there is no file {path}")
-    manifest = store.read_manifest(path)
-    engine = engine_for(config.url)
-    ours = engine.__name__.rpartition(".")[2], engine.database_name(config.url)
-    if manifest.engine != ours[0]:
-        raise InvalidBackupError(f"{path} is a backup of {manifest.engine}, not of {ours[0]}")
-    if manifest.database != ours[1] and not foreign:
+    backup = folder.read_backup(path)
+    manifest = backup.manifest
+    if backup.problem or manifest is None:
+        raise InvalidBackupError(f"{path} cannot be restored: {backup.problem}")
+    if manifest.engine != folder.ENGINE:
+        raise InvalidBackupError(f"{path} is a backup of {manifest.engine}, not of {folder.ENGINE}")
+    if not foreign and not folder.is_ours(config, manifest):
         raise InvalidBackupError(
-            f"{path} is a backup of {manifest.database}, not of {ours[1]}: add --foreign if that"
-            " is what you want"
+            f"{path} is a backup of the database {manifest.database} of the project"
+            f" {manifest.project}: add --foreign if that is what you want"
         )
-    stream = unpack(path, None, Meter(progress, "check", manifest.size))
-    if (stream.sha256, stream.dump_size) != (manifest.sha256, manifest.dump_size):
+    checked = read_through(path, progress)
+    if (checked.sha256, checked.dump_size) != (manifest.sha256, manifest.dump_size):
         raise InvalidBackupError(f"{path} has another checksum than its manifest: use another one")
     return manifest
+
+
+def _refuse_if_in_use(config: BackupConfig, manifest: Manifest) -> None:
+    """Do not replace data by another server's, unless there are none (a new machine)."""
+    found = engine.facts(config.url, None)
+    rows = {name: n for name, n in found.tables.items() if not name.endswith("alembic_version")}
+    if any(rows.values()):
+        raise RefusedError(
+            f"{manifest.file} was made on another server ({manifest.server}), and the live"
+            " database holds data: add --foreign if that is what you want"
+        )
 
 
 def _compare(path: Path, manifest: Manifest, found: Facts) -> None:

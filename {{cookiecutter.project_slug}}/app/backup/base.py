@@ -1,0 +1,153 @@
+"""What an engine needs and gives. An engine is a module with these functions:
+
+SUFFIX                       ending of a backup's file name
+database_name(url)           the database's own name
+server_id(url)               what identifies the server or the file
+locked(url, wait)            context manager that holds the database's lock
+dump(url, target)            write a consistent dump to a file object; returns Dumped
+inspect(source)              read a dump to its end; raises if it is not safe to restore
+load(url, side, source, properties)   make a side database and fill it from a dump
+facts(url, side)             what that database holds; None is the live one
+swap(url, side, old, properties)      put it in the place of the live one, keep that one as ``old``
+drop(url, name)              remove a side or an old database
+side_databases(url, kind)    side ("restore") or old ("old") databases of this one
+side_name(url, kind, stamp)  the name of one
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import quote, quote_plus
+
+from sqlalchemy.engine import make_url
+
+from app.backup.config import Progress
+from app.backup.errors import DatabaseError
+
+CHUNK = 1 << 20  # bytes
+
+
+class Reader(Protocol):
+    """A file object that can be read."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Writer(Protocol):
+    """A file object that can be written."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a database holds: rows per table, and the Alembic revision if there is one."""
+
+    tables: dict[str, int]
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class Dumped:
+    """What was dumped, by which versions, and what belongs to the database beside its content."""
+
+    facts: Facts
+    versions: dict[str, str]
+    properties: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Meter:
+    """A file object that counts the bytes that pass, and reports progress twice a second."""
+
+    def __init__(self, file: Any, progress: Progress | None = None, phase: str = "") -> None:
+        self.done = 0
+        self._file, self._progress, self._phase, self._due = file, progress, phase, 0.0
+        self._count(b"")
+
+    def write(self, data: bytes) -> int:
+        self._file.write(data)
+        return self._count(data)
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self._file.read(size)
+        self._count(data)
+        return data
+
+    def flush(self) -> None:
+        """Do nothing: the file is flushed when it is closed."""
+
+    def _count(self, data: bytes) -> int:
+        self.done += len(data)
+        if self._progress and time.monotonic() >= self._due:
+            self._progress(self._phase, self.done)
+            self._due = time.monotonic() + 0.5
+        return len(data)
+
+
+def copy(source: Reader, target: Writer) -> None:
+    """Write all that can be read."""
+    for chunk in chunks(source):
+        target.write(chunk)
+
+
+def chunks(source: Reader) -> Iterator[bytes]:
+    """Read a file object to its end."""
+    return iter(lambda: source.read(CHUNK), b"")
+
+
+def driver_arguments(url: str) -> tuple[list[Any], dict[str, Any]]:
+    """Return what SQLAlchemy passes to the driver, sockets and ``?options`` included."""
+    parsed = make_url(url)
+    args, kwargs = parsed.get_dialect()().create_connect_args(parsed)
+    return list(args), dict(kwargs)
+
+
+@contextmanager
+def driver_errors(error_type: type[Exception], secret: str, doing: str) -> Iterator[None]:
+    """Turn a driver's errors into one line without the password."""
+    try:
+        yield
+    except error_type as error:
+        raise DatabaseError(f"{doing}: {one_line(str(error), secret)}") from None
+
+
+def one_line(text: str, secret: str = "") -> str:
+    """Return the beginning of a text on one line, without the password in any of its forms."""
+    for form in {secret, quote(secret, safe=""), quote_plus(secret)} - {""}:
+        text = text.replace(form, "***")
+    return " ".join(text.split())[:1000]
+
+
+def side_name(database: str, kind: str, stamp: str, limit: int) -> str:
+    """Return the name of a side or old database, of at most ``limit`` bytes."""
+    ending = f"_{kind}_{stamp}"
+    head = database.encode()
+    if len(head) + len(ending) > limit:
+        # Two long names may begin alike: a hash keeps them apart.
+        ending = f"_{hashlib.sha256(head).hexdigest()[:8]}{ending}"
+    return head[: limit - len(ending)].decode(errors="ignore") + ending
+
+
+def of_kind(database: str, kind: str, names: Iterable[str], limit: int) -> list[str]:
+    """Return those of ``names`` that ``side_name`` gives for this database, oldest first."""
+    found = (re.search(r"\d{8}_\d{6}$", name) for name in names)
+    return sorted(
+        match.string
+        for match in found
+        if match and match.string == side_name(database, kind, match[0], limit)
+    )
+
+
+def poll(attempt: Callable[[], bool], wait: float, pause: float = 0.1) -> bool:
+    """Call ``attempt`` until it succeeds, for at most ``wait`` seconds."""
+    deadline = time.monotonic() + wait
+    while not attempt():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(pause)
+    return True

@@ -1,0 +1,221 @@
+"""Off-site copies: each good backup in an object store, or in a folder elsewhere.
+
+A copy is two objects: the data, ``NAME`` or ``NAME.age`` if it is encrypted, and ``NAME.json``,
+which is written last. Data without a manifest is an upload that did not finish.
+https://developmentseed.org/obstore/latest/ and https://age-encryption.org
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pyrage
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore, from_url
+
+from app.backup import manifest as folder
+from app.backup.base import Meter, chunks, copy, one_line
+from app.backup.config import BackupConfig, Progress
+from app.backup.errors import BackupError, CopyError, InvalidBackupError
+from app.backup.manifest import Backup, Manifest
+
+PART_SIZE = 8 << 20  # bytes held in memory per part of an upload
+AGE_ERRORS = (pyrage.DecryptError, pyrage.EncryptError, pyrage.IdentityError, pyrage.RecipientError)
+
+
+def list_copies(config: BackupConfig) -> list[Manifest]:
+    """Return the manifests of this database's copies, the newest first.
+
+    Raises:
+        CopyError: the store cannot be read.
+    """
+    with _errors(config):
+        store = _store(config)
+        names = [one["path"] for page in obstore.list(store) for one in page]
+        ours = [name for name in names if name.startswith(folder.prefix(config))]
+        found = []
+        for name in ours:
+            if name.endswith(".json"):
+                text = bytes(obstore.get(store, name).bytes())
+                try:
+                    manifest = folder.parse_manifest(name, text)
+                except InvalidBackupError:
+                    continue  # not complete, or of another program
+                if folder.is_ours(config, manifest) and manifest.copy_file in names:
+                    found.append(manifest)
+    return sorted(found, key=lambda one: one.created_at, reverse=True)
+
+
+def copy_missing(
+    config: BackupConfig, server: str, retention_days: int | None, progress: Progress | None
+) -> None:
+    """Copy every good local backup that has no copy yet, the newest first; then apply retention.
+
+    Raises:
+        CopyError: the store refused, is not there, or gave back other bytes.
+    """
+    there = {manifest.file for manifest in list_copies(config)}
+    for backup in folder.of_server(folder.scan(config), server):
+        if backup.path.name not in there:
+            _upload(config, backup, progress)
+        if backup.manifest and not backup.manifest.copied_at:
+            with folder.storage_errors(config):
+                folder.update_manifest(backup.path, copied_at=folder.now())
+    if retention_days is not None:
+        prune_copies(config, server, retention_days)
+
+
+def prune_copies(config: BackupConfig, server: str, retention_days: int) -> list[str]:
+    """Delete copies older than ``retention_days``, but never the newest ``keep_at_least``."""
+    from app.backup.retention import is_old
+
+    copies = [one for one in list_copies(config) if one.server == server]
+    old = [one for one in copies[max(1, config.keep_at_least) :] if is_old(one, retention_days)]
+    with _errors(config):
+        for manifest in old:
+            obstore.delete(_store(config), [f"{manifest.file}.json", str(manifest.copy_file)])
+    return [manifest.file for manifest in old]
+
+
+def fetch(config: BackupConfig, name: str, progress: Progress | None = None) -> Path:
+    """Download a copy into the backup folder, decrypted and compared with its checksum.
+
+    Raises:
+        CopyError: there is no such copy, it cannot be read, or no key decrypts it.
+        InvalidBackupError: it is damaged.
+        StorageError: the backup folder cannot be written.
+    """
+    manifest = next((one for one in list_copies(config) if one.file == name), None)
+    if manifest is None:
+        raise CopyError(f"there is no copy of {name} at {config.copy_url}")
+    with folder.storage_errors(config):
+        folder.make_folder(config)
+        partial = folder.partial_path(config, "download")
+        try:
+            with folder.private_file(partial) as file, _errors(config):
+                _download(config, manifest, Meter(file, progress, "download"))
+            with partial.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:
+                    raise InvalidBackupError(f"the copy of {name} is damaged: use another backup")
+            local = manifest.model_copy(update={"copy_file": None, "copy_sha256": None})
+            return folder.publish(config, partial, local).path
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _upload(config: BackupConfig, backup: Backup, progress: Progress | None) -> None:
+    assert backup.manifest is not None
+    encrypt = bool(config.age_recipients)
+    name = f"{backup.path.name}.age" if encrypt else backup.path.name
+    with _errors(config):
+        store = _store(config)
+        # Not as a context manager: that would complete the upload when it fails half way.
+        writer = obstore.open_writer(store, name, buffer_size=PART_SIZE, max_concurrency=2)
+        target = _Digest(writer)
+        with backup.path.open("rb") as file:
+            source = Meter(file, progress, "upload")
+            if encrypt:
+                pyrage.encrypt_io(source, target, _recipients(config))
+            else:
+                copy(source, target)
+        writer.close()
+        if _digest_of(store, name) != target.sha256.hexdigest():
+            raise CopyError(f"{config.copy_url} gave back other bytes of {name} than were written")
+        manifest = backup.manifest.model_copy(
+            update={
+                "copy_file": name,
+                "copy_sha256": target.sha256.hexdigest(),
+                "copied_at": folder.now(),
+            }
+        )
+        text = manifest.model_dump_json(indent=2, exclude_none=True)
+        obstore.put(store, f"{backup.path.name}.json", text.encode())
+
+
+def _download(config: BackupConfig, manifest: Manifest, target: Meter) -> None:
+    name = str(manifest.copy_file)
+    source = _Source(obstore.open_reader(_store(config), name, buffer_size=PART_SIZE))
+    if name.endswith(".age"):
+        pyrage.decrypt_io(source, target, _identities(config))
+    else:
+        copy(source, target)
+
+
+class _Digest:
+    """A file object that computes the checksum of what is written."""
+
+    def __init__(self, file: Any) -> None:
+        self.sha256 = hashlib.sha256()
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self._file.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing: the upload is completed when it is closed."""
+
+
+class _Source:
+    """A file object that gives bytes, as pyrage expects them."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        return bytes(self._file.read(size))
+
+
+def _digest_of(store: ObjectStore, name: str) -> str:
+    sha256 = hashlib.sha256()
+    for chunk in chunks(_Source(obstore.open_reader(store, name, buffer_size=PART_SIZE))):
+        sha256.update(chunk)
+    return sha256.hexdigest()
+
+
+def _store(config: BackupConfig) -> ObjectStore:
+    if not config.copy_url:
+        raise CopyError("BACKUP_COPY_URL is not set: there are no off-site copies")
+    options: dict[str, Any] = {}
+    if not config.copy_url.startswith("file:"):
+        options = {
+            **config.copy_options,
+            "client_options": {"connect_timeout": "10s", "timeout": "120s"},
+            "retry_config": {"max_retries": 3, "retry_timeout": timedelta(seconds=60)},
+        }
+    return from_url(config.copy_url, **options)
+
+
+@contextmanager
+def _errors(config: BackupConfig) -> Iterator[None]:
+    """Turn errors of the store and of age into one line."""
+    try:
+        yield
+    except BackupError:
+        raise
+    except (BaseError, *AGE_ERRORS, OSError, ValueError) as error:
+        raise CopyError(f"off-site copy at {config.copy_url}: {one_line(str(error))}") from None
+
+
+def _recipients(config: BackupConfig) -> list[Any]:
+    """Parse public keys, age's own ("age1…") and SSH's ("ssh-ed25519 …")."""
+    return [
+        (pyrage.ssh if key.startswith("ssh-") else pyrage.x25519).Recipient.from_str(key)
+        for key in config.age_recipients
+    ]
+
+
+def _identities(config: BackupConfig) -> list[Any]:
+    """Read private keys from the file that ``age-keygen`` or ``ssh-keygen`` wrote."""
+    if config.age_identity_file is None:
+        raise CopyError("the copy is encrypted: set BACKUP_AGE_IDENTITY_FILE to the key's file")
+    text = config.age_identity_file.read_bytes()
+    if b"PRIVATE KEY-----" in text:
+        return [pyrage.ssh.Identity.from_buffer(text)]
+    keys = [line.strip() for line in text.decode().splitlines()]
+    return [pyrage.x25519.Identity.from_str(key) for key in keys if key.startswith("AGE-SECRET")]

@@ -1,0 +1,291 @@
+"""SQLite: the file is read, as one consistent state, while the application goes on writing."""
+
+import fcntl
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from app.backup import base, programs
+from app.backup.base import Dumped, Facts, Reader, Writer, chunks, driver_arguments, driver_errors
+from app.backup.errors import BusyError, DatabaseError, InvalidBackupError, RefusedError
+from app.backup.programs import Command
+
+SUFFIX = ".sqlite3.gz"
+WAIT = 30.0  # seconds to wait for a lock of SQLite's
+HEADER = b"SQLite format 3\0"
+
+
+def database_name(url: str) -> str:
+    """Return the file's name without its ending."""
+    return _path(url).stem
+
+
+def server_id(url: str) -> str:
+    """Return the path of the file."""
+    return str(_path(url).resolve())
+
+
+def side_name(url: str, kind: str, stamp: str) -> str:
+    """Return the path of a side ("restore") or kept ("old") file, beside the live one."""
+    return f"{_path(url)}.{kind}_{stamp}"
+
+
+def side_databases(url: str, kind: str) -> list[str]:
+    """Return the side or kept files of this database, oldest first."""
+    live = _path(url)
+    found = (str(path) for path in live.parent.glob(f"{escape(live.name)}.{kind}_*"))
+    return sorted(name for name in found if re.search(r"\d{8}_\d{6}$", name))
+
+
+@contextmanager
+def locked(url: str, wait: float) -> Iterator[None]:
+    """Hold the lock on the file beside the database, which ends with this process."""
+    path = _path(url)
+    try:
+        fd = os.open(path.with_name(f".{path.name}.backup-lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        if os.geteuid() == 0:  # the worker must still be able to open it
+            os.fchown(fd, path.parent.stat().st_uid, path.parent.stat().st_gid)
+    except OSError as error:
+        raise DatabaseError(f"{path.parent} cannot be written: {error.strerror}") from None
+    try:
+        if not base.poll(lambda: _flock(fd, path), wait):
+            raise BusyError("another backup or restore of this database is running: try later")
+        yield
+    finally:
+        os.close(fd)
+
+
+def dump(url: str, target: Writer) -> Dumped:
+    """Hold the database still in one read transaction, and read its file in another process.
+
+    This is the procedure of https://www.sqlite.org/backup.html, "shared lock, then an external
+    copy", which needs no uncompressed copy on the disk. It is made safe for WAL mode by
+    ``_hold_still``. The reader must be another process: closing the file in this one would drop
+    this process's locks (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    """
+    path = _path(url)
+    if not path.is_file():
+        raise DatabaseError(f"there is no SQLite file {path}: look at DATABASE_URL")
+    with (
+        driver_errors(sqlite3.Error, "", f"SQLite {path}"),
+        closing(_connect(path)) as db,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        _hold_still(db, path)
+        size = _pragma(db, "page_count") * _pragma(db, "page_size")
+        counted = pool.submit(_checked_facts, db, path)
+        try:
+            with programs.running(Command(("cat", "--", str(path)))) as output:
+                source = base.Meter(output)
+                base.copy(source, target)
+            if source.done != size:
+                raise DatabaseError(f"{path} has {source.done} bytes instead of {size}: try again")
+        except BaseException:
+            db.interrupt()
+            raise
+        return Dumped(counted.result(), {"server": sqlite3.sqlite_version, "tool": "cat"})
+
+
+def inspect(source: Reader) -> None:
+    """Read a dump to its end; refuse one that is not a database file."""
+    if not source.read(base.CHUNK).startswith(HEADER):
+        raise InvalidBackupError("is not a SQLite database")
+    for _ in chunks(source):
+        pass
+
+
+def load(url: str, side: str, source: Reader, properties: dict[str, Any]) -> None:
+    """Write the dump to a new file, mode 0600."""
+    with (
+        driver_errors(OSError, "", side),
+        os.fdopen(os.open(side, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
+    ):
+        base.copy(source, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def facts(url: str, side: str | None) -> Facts:
+    """Check a file with SQLite's own integrity check, and count its rows; none if it is absent."""
+    path = Path(side) if side else _path(url)
+    if not path.exists():
+        return Facts({}, None)
+    with driver_errors(sqlite3.Error, "", f"SQLite {path}"), closing(_connect(path)) as db:
+        return _checked_facts(db, path)
+
+
+def swap(url: str, side: str, old: str, properties: dict[str, Any]) -> list[str]:
+    """Put the side file's content into the live file, in one transaction.
+
+    The content goes in through SQLite (online backup with the live file as its target), so that
+    open connections see either the old or the new state, and nothing is lost in a file that was
+    moved away. A process killed half way leaves an unfinished transaction, which SQLite ignores.
+    """
+    live = _path(url)
+    if not live.exists():
+        with driver_errors(sqlite3.Error, "", side), closing(_connect(Path(side))) as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        Path(side).rename(live)
+        return []
+    doing = f"{live} cannot be replaced (if it is damaged, move it away and restore again)"
+    with (
+        driver_errors(sqlite3.Error, "", doing),
+        closing(_connect(live)) as target,
+        closing(_connect(live)) as reader,
+        closing(_connect(Path(side))) as source,
+    ):
+        sizes = [_pragma(db, "page_size") for db in (source, target)]
+        if len(set(sizes)) > 1 and _pragma(target, "page_count"):
+            raise RefusedError(
+                f"the pages of the backup have {sizes[0]} bytes, those of {live} {sizes[1]}: stop"
+                " the application, move the live file away (with -wal and -shm), restore again"
+            )
+        # Readers beside a writer, needed below, exist in WAL mode only.
+        target.execute("PRAGMA journal_mode = WAL").fetchall()
+        _overwrite(source, target, keep=lambda: _keep(reader, side, old))
+        reader.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    drop(url, side)
+    return []
+
+
+def drop(url: str, name: str) -> None:
+    """Remove a side or kept file, and what SQLite puts beside it."""
+    for ending in ("", "-wal", "-shm", "-journal"):
+        Path(name + ending).unlink(missing_ok=True)
+
+
+def _path(url: str) -> Path:
+    args, kwargs = driver_arguments(url)
+    if not args or args[0] == ":memory:":
+        raise DatabaseError("the SQLite database is in memory: there is nothing to back up")
+    if not kwargs.get("uri"):
+        return Path(args[0]).absolute()
+    with (
+        driver_errors(sqlite3.Error, "", "SQLite"),
+        closing(sqlite3.connect(*args, **kwargs)) as db,
+    ):
+        return Path(db.execute("PRAGMA database_list").fetchone()[2])
+
+
+def _flock(fd: int, path: Path) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise DatabaseError(
+            f"the file system of {path.parent} has no locks ({error.strerror}), which SQLite"
+            " needs too: put the database on a local disk"
+        ) from None
+    return True
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
+
+
+def _pragma(db: sqlite3.Connection, name: str) -> int:
+    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _hold_still(db: sqlite3.Connection, path: Path) -> None:
+    """Open a read transaction whose whole state is in the main file.
+
+    In WAL mode new content waits in a second file. When the write-ahead log has been copied
+    back completely and nobody has committed since (data_version), a reader's state is that of
+    the main file, and no checkpoint may write to it until the reader ends; writers go on in the
+    log. See https://www.sqlite.org/wal.html#concurrency. Outside WAL mode, the reader's shared
+    lock makes writers wait.
+    """
+
+    def try_to() -> bool:
+        before = _pragma(db, "data_version")
+        _, frames, copied = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        db.execute("BEGIN")
+        db.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        if frames == copied and _pragma(db, "data_version") == before:
+            return True
+        db.execute("ROLLBACK")
+        return False
+
+    if not base.poll(try_to, WAIT, pause=0.01):
+        raise BusyError(f"a transaction has been open on {path} for {WAIT:.0f} s: end it first")
+
+
+def _checked_facts(db: sqlite3.Connection, path: Path) -> Facts:
+    problem = _with_stand_ins(db, "PRAGMA quick_check(1)")[0][0]
+    if problem != "ok":
+        raise InvalidBackupError(f"the database in {path} is damaged: {problem}")
+    rows = db.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite^_%'"
+        " ESCAPE '^' AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name"
+    ).fetchall()
+    names = [name for (name,) in rows]
+    tables = {}
+    for name in names:
+        quoted = name.replace('"', '""')
+        tables[name] = int(_with_stand_ins(db, f'SELECT count(*) FROM "{quoted}"')[0][0])
+    found = None
+    if "alembic_version" in tables:
+        found = db.execute("SELECT version_num FROM alembic_version").fetchone()
+    return Facts(tables, found and str(found[0]))
+
+
+def _with_stand_ins(db: sqlite3.Connection, query: str) -> list[Any]:
+    """Run a query; where it needs a collation or function of the application, a stand-in does.
+
+    Neither a count nor ``quick_check`` looks at the order or the value that they give.
+    """
+    while True:
+        try:
+            return db.execute(query).fetchall()
+        except sqlite3.OperationalError as error:
+            match = re.search(r"no such (collation sequence|function): (\S+)", str(error))
+            if match is None:
+                raise
+            if match[1] == "function":
+                db.create_function(match[2], -1, lambda *_: None, deterministic=True)
+            else:
+                db.create_collation(match[2], lambda a, b: (a > b) - (a < b))
+
+
+def _overwrite(
+    source: sqlite3.Connection, target: sqlite3.Connection, keep: Callable[[], None]
+) -> None:
+    """Copy all pages; call ``keep`` when the target is locked for writing, before any change."""
+    pages = _pragma(source, "page_count")
+    if pages < 2:
+        raise InvalidBackupError("the backup holds no table: the live database was not touched")
+    kept = False
+    waited = 0.0
+
+    def step(status: int, remaining: int, total: int) -> None:
+        nonlocal kept, waited
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            waited += 0.05
+            if waited > WAIT:
+                raise BusyError(f"a transaction kept the live file locked for {WAIT:.0f} s")
+            return
+        if not kept:
+            keep()
+            kept = True
+        waited = 0.0
+
+    # The first step must not be the last: the copy commits in it.
+    source.backup(target, pages=min(1000, pages - 1), progress=step, sleep=0.05)
+
+
+def _keep(reader: sqlite3.Connection, side: str, old: str) -> None:
+    partial = Path(f"{side}_kept")
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    with closing(_connect(partial)) as copy:
+        reader.backup(copy)
+        # A copy that nobody has open should be one file.
+        copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+    partial.rename(old)
