@@ -32,7 +32,12 @@ def constants_of(hook: str) -> dict[str, Any]:
 def test_hook_knows_every_question() -> None:
     hook = constants_of("pre_gen_project.py")
     assert hook["CHOICES"] == {n: value for n, value in PUBLIC.items() if isinstance(value, list)}
-    assert hook["BOOLEANS"] == [n for n, value in PUBLIC.items() if isinstance(value, bool)]
+    booleans = [name for name, value in PUBLIC.items() if isinstance(value, bool)]
+    assert hook["BOOLEANS"] == booleans
+    assert list(constants_of("post_gen_project.py")["PATHS_BY_ANSWER"]) == booleans
+    assert list(BOOLEANS) == booleans, "tests/harness.py"
+    assert list(WORDS_OF_ANSWER) == booleans, "tests/bake/test_projects.py"
+    assert all(f"`{name}`" in (TEMPLATE / "README.md").read_text() for name in PUBLIC)
     texts = {n for n, value in PUBLIC.items() if isinstance(value, str)}
     assert {*hook["TEXTS"], "project_slug"} == texts
 

@@ -9,6 +9,7 @@ import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 
 import httpx
 import pytest
@@ -258,9 +259,7 @@ def test_processes_that_end_are_started_again(stack: ComposeStack) -> None:
     services = ("app", "celery-worker", "celery-beat", "flower")
     for service in services:
         stack.execute(service, "python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
-    wait_until(
-        lambda: all(container["RestartCount"] for container in stack.running(*services)), 60
-    )
+    wait_until(lambda: all(container["RestartCount"] for container in stack.running(*services)), 60)
     stack.wait_for_health("healthy", *services)
 
 
@@ -268,7 +267,7 @@ def test_processes_that_end_are_started_again(stack: ComposeStack) -> None:
 def test_workers_and_beat_without_redis_are_unhealthy(stack: ComposeStack) -> None:
     services = ("celery-worker", "celery-beat")
     stack.compose("stop", "redis")
-    stack.wait_for_health("unhealthy", *services)
+    stack.wait_for_health("unhealthy", *services, seconds=150)
     assert stack.health("app") == "healthy"
     stack.compose("start", "redis")
     stack.wait_for_health("healthy", *services)
@@ -314,6 +313,23 @@ def test_caddy_serves_the_api_over_https(stack: ComposeStack) -> None:
     stack.up()
 
 
+@on("sqlite")
+def test_prometheus_reads_metrics_and_rules(stack: ComposeStack) -> None:
+    with (stack.folder / ".env").open("a") as env:
+        env.write(f"METRICS_TOKEN={token_hex(32)}\n")
+    stack.compose("--profile=monitoring", "up", "-d", "--wait", "--wait-timeout=180")
+    address = f"http://{stack.address('prometheus', 9090)}/api/v1"
+
+    def is_up() -> bool:
+        result = httpx.get(f"{address}/query", params={"query": "up"}).json()["data"]["result"]
+        return [sample["value"][1] for sample in result] == ["1"]
+
+    wait_until(is_up, 60, "Prometheus cannot read the metrics")
+    groups = httpx.get(f"{address}/rules").json()["data"]["groups"]
+    assert sum(len(group["rules"]) for group in groups) > 3
+    stack.compose("--profile=monitoring", "rm", "--stop", "--force", "prometheus")
+
+
 @on_all
 def test_data_outlive_the_containers(stack: ComposeStack) -> None:
     user = stack.log_in("keeper@example.com")
@@ -326,11 +342,20 @@ def test_data_outlive_the_containers(stack: ComposeStack) -> None:
 
 
 @on("without_celery")
-def test_postgresql_refuses_the_data_of_another_version(stack: ComposeStack) -> None:
+def test_postgresql_refuses_the_data_of_another_version_until_upgraded(stack: ComposeStack) -> None:
+    """The stack has PostgreSQL 17 until here."""
     stack.compose("down", "--timeout=20")
     stack.compose("up", "-d", "db", DATABASE_IMAGE="postgres:18")
     message = "The volume has data of PostgreSQL 17 and this is PostgreSQL 18."
     wait_until(lambda: message in stack.compose("logs", "db"), 30)
-    stack.compose("down", "--timeout=1")
+
+    page = (stack.folder / "docs" / "deployment.md").read_text()
+    section = page.partition("## Upgrade PostgreSQL")[2]
+    commands = section.partition("```bash\n")[2].partition("```")[0]
+    assert "stack-without-celery_database" in commands
+    commands = commands.replace("stack-without-celery_database", f"{stack.name}_database")
+    stack.run("bash", "-euo", "pipefail", "-c", commands)
+    stack.environment["DATABASE_IMAGE"] = "postgres:18"
     stack.up()
+    assert "18." in stack.execute("db", "postgres", "--version")
     assert stack.log_in("keeper@example.com").get("/users/me").status_code == 200

@@ -14,8 +14,9 @@ from typing import Any
 
 import structlog
 from app.core.celery import celery_app, with_db_init
-from app.core.database import get_engine, session_scope
+from app.core.database import DATABASE_NOW, get_engine, session_scope
 from app.jobs import Job, cancel_job, enqueue, get_job, list_jobs, retry_job
+from app.jobs._publisher import Message
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -23,10 +24,18 @@ from sqlalchemy.orm import Session
 log = structlog.get_logger(__name__)
 
 
+RUNS = Path(os.environ["RUNS_FILE"])
+
+
+def runs() -> str:
+    """Return what was written so far."""
+    return RUNS.read_text() if RUNS.exists() else ""
+
+
 def note(key: str, event: str) -> None:
     """Append a line; one write, so that lines of several processes do not mix."""
     line = f"{key} {event} {os.getpid()} {time.monotonic():.3f}\n"
-    descriptor = os.open(Path(os.environ["RUNS_FILE"]), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    descriptor = os.open(RUNS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, line.encode())
     os.close(descriptor)
 
@@ -41,12 +50,15 @@ def nap(key: str, seconds: float = 0) -> str:
 
 
 @celery_app.task
-def stubborn(key: str) -> None:
-    """Ignore the soft time limit."""
+def stubborn(key: str, seconds: float, then: float = 0) -> None:
+    """Sleep and ignore the soft time limit; another time when it is run again."""
+    if f"{key} start" in runs():
+        seconds = then
     note(key, "start")
-    while True:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
         try:
-            time.sleep(60)
+            time.sleep(0.1)
         except SoftTimeLimitExceeded:
             note(key, "soft")
 
@@ -55,7 +67,7 @@ def stubborn(key: str) -> None:
 def crash(key: str, times: int = 1_000) -> str:
     """Crash the process that runs it, so many times."""
     note(key, "start")
-    if Path(os.environ["RUNS_FILE"]).read_text().count(f"{key} start") <= times:
+    if runs().count(f"{key} start") <= times:
         ctypes.string_at(0)
     note(key, "end")
     return key
@@ -99,19 +111,43 @@ def outcome(key: str, kind: str) -> object:
 def fail(self: Any, key: str, failures: int, delay: float = 0) -> int:
     """Fail so many times, then return the number of retries."""
     note(key, f"retries-{self.request.retries}")
-    if Path(os.environ["RUNS_FILE"]).read_text().count(f"{key} retries") <= failures:
+    if runs().count(f"{key} retries") <= failures:
         raise self.retry(exc=ConnectionError("no connection"), countdown=delay)
     return int(self.request.retries)
 
 
+@celery_app.task(bind=True, max_retries=2)
+def crash_then_fail(self: Any, key: str) -> None:
+    """Fail, except that the second attempt crashes the process."""
+    note(key, f"retries-{self.request.retries}")
+    if runs().count(f"{key} retries") == 2:
+        ctypes.string_at(0)
+    raise self.retry(exc=ConnectionError("no connection"), countdown=0)
+
+
+if "WITHOUT_EXTRA" not in os.environ:
+
+    @celery_app.task
+    def extra(key: str) -> None:
+        """Exist only in some processes."""
+        note(key, "start")
+
+
+@celery_app.task
+def hold(key: str) -> str:
+    """Wait for a file."""
+    note(key, "start")
+    while not Path(f"{RUNS}.{key}").exists():
+        time.sleep(0.05)
+    note(key, "end")
+    return key
+
+
 @celery_app.task(bind=True)
 def progress(self: Any, key: str) -> str:
-    """Report progress until a file appears."""
+    """Report progress and wait for a file."""
     self.update_state(state="PROGRESS", meta={"done": 3})
-    note(key, "start")
-    while not Path(f"{os.environ['RUNS_FILE']}.{key}").exists():
-        time.sleep(0.05)
-    return key
+    return hold(key)
 
 
 @celery_app.task
@@ -199,6 +235,16 @@ def retry(job_id: str) -> str:
         return retry_job(session, job_id).status
 
 
+def again(job_id: str, attempts: int) -> None:
+    """Send the message of an attempt again."""
+    with session_scope() as session:
+        job = get_job(session, job_id)
+        job.attempts = attempts
+        message = Message.of(job)
+        session.rollback()
+    message.publish()
+
+
 def change(job_id: str, **values: Any) -> None:
     """Change the row of a job."""
     with session_scope() as session:
@@ -208,7 +254,7 @@ def change(job_id: str, **values: Any) -> None:
 def main() -> None:
     """Answer until the input ends."""
     names = dict(globals(), Session=Session, get_engine=get_engine, get_job=get_job)
-    names |= {"list_jobs": list_jobs, "cancel_job": cancel_job}
+    names |= {"list_jobs": list_jobs, "cancel_job": cancel_job, "DATABASE_NOW": DATABASE_NOW}
     names |= {"session": Session(get_engine()), "names": names}
     for line in sys.stdin:
         try:

@@ -16,6 +16,7 @@ from dotenv import dotenv_values
 from tests.harness import (
     TEMPLATE,
     Stack,
+    find_program,
     install,
     log_in,
     run,
@@ -50,11 +51,12 @@ class Forge:
 @pytest.fixture(scope="module")
 def forge(tmp_path_factory: pytest.TempPathFactory) -> Forge:
     """The previous tag, and the files as they are here, committed or not."""
+    find_program("git", install="apt install git")
     if not (TEMPLATE / ".git").exists():
         skip_or_fail("this is not a Git clone: the update test needs the previous version")
     tags = git(TEMPLATE, "tag", "--list", "v*", "--no-contains", "HEAD", "--sort=-v:refname")
     old = tags.split()[0] if tags else FIRST
-    folder = tmp_path_factory.mktemp("clone") / "forge"
+    folder = tmp_path_factory.mktemp("clone") / "forge.git"  # Cookiecutter looks for "git"
     git(TEMPLATE, "clone", "-q", str(TEMPLATE), str(folder))
     git(folder, "tag", Forge.old, old)
     git(folder, "rm", "-rqf", ".")
@@ -137,7 +139,7 @@ def add_route(text: str) -> str:
     """Include the router of the notes."""
     text = re.sub(r"(from app\.api\.routes import .*?)\busers\b", r"\1notes, users", text, count=1)
     return text.replace(
-        "api_router.include_router(users", "api_router.include_router(notes.router)\n"
+        "api_router.include_router(users", "api_router.include_router(notes.router, responses=COMMON_ERRORS)\n"
         "api_router.include_router(users", 1
     )  # fmt: skip
 
@@ -206,6 +208,7 @@ class Owner:
 def owner(forge: Forge, tmp_path: Path) -> Owner:
     """The owner of a project of the old version, on PostgreSQL and without Celery."""
     answers = ["project_slug=shop", "database=postgresql", "use_celery=no", "use_redis=no"]
+    answers += ["use_backup=no", "use_docker=no"]
     command = ["uvx", "cookiecutter", forge.source, "--checkout", forge.old, "--no-input"]
     run(*command, "-o", str(tmp_path), *answers, cwd=tmp_path, env=forge.environment)
     owner = Owner(tmp_path / "shop", forge)

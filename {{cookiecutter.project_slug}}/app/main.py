@@ -69,8 +69,8 @@ def add_middleware(app: FastAPI) -> None:
     app.add_middleware(CorrelationIdMiddleware)
     app.add_middleware(SecurityHeadersMiddleware)
     if settings.app.TRUSTED_HOSTS:
-        # Health checks of containers ask for localhost.
-        hosts = [*settings.app.TRUSTED_HOSTS, "localhost"]
+        # Health checks on the same machine ask for these.
+        hosts = [*settings.app.TRUSTED_HOSTS, "localhost", "127.0.0.1"]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     if settings.app.TRUSTED_PROXIES:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*settings.app.TRUSTED_PROXIES])

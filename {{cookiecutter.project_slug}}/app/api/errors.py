@@ -85,7 +85,7 @@ async def method_not_allowed(request: Request, _error: Exception) -> JSONRespons
         method
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
         for route in request.app.routes
-        if route.matches(request.scope | {"method": method})[0] == Match.FULL
+        if route.matches({**request.scope, "method": method})[0] == Match.FULL
     ]
     return JSONResponse(
         {"detail": "Method Not Allowed"},

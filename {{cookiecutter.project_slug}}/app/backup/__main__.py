@@ -176,7 +176,14 @@ def _line(one: dict[str, Any]) -> list[str]:
     rows = str(sum(one["tables"].values()))
     state = one["problem"] or "good"
     return [
-        one["file"], made, _size(one["size"]), rows, one["revision"] or "", verified, places, state
+        one["file"],
+        made,
+        _size(one["size"]),
+        rows,
+        one["revision"] or "",
+        verified,
+        places,
+        state,
     ]
 
 

@@ -51,7 +51,8 @@ TABLES = r"""
 """
 # What belongs to a database but is in no dump of it.
 PROPERTIES = """
-    SELECT to_jsonb(d) || jsonb_build_object(
+    SELECT to_jsonb(d) - '{oid,datdba,datacl,datfrozenxid,datminmxid,dattablespace}'::text[]
+      || jsonb_build_object(
         'owner', pg_get_userbyid(datdba),
         'encoding', pg_encoding_to_char(encoding),
         'tablespace', spcname,
@@ -176,8 +177,8 @@ def load(url: str, side: str, source: Reader, properties: dict[str, Any]) -> Non
         _create(conn, side, live or properties)
     # Each statement by itself: one transaction would need a lock for every object.
     arguments = ("--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1")
-    options = " -c synchronous_commit=off"
-    with programs.running(_command(url, tool, *arguments, side=side, options=options), feed=True) as psql:
+    command = _command(url, tool, *arguments, side=side, options=" -c synchronous_commit=off")
+    with programs.running(command, feed=True) as psql:
         base.copy(source, psql)
     with _errors(url), _connect(url, side) as conn:
         conn.execute("ANALYZE")  # else the first queries after the swap have no statistics

@@ -109,7 +109,9 @@ def _newest(config: BackupConfig, server: str) -> Path:
     found = {one.file: one for one in [*copies, *local]}.values()
     ours = [one for one in found if one.server == server] or list(found)
     if not ours:
-        where = f"{config.directory} or at {config.copy_url}" if config.copy_url else config.directory
+        where = (
+            f"{config.directory} or at {config.copy_url}" if config.copy_url else config.directory
+        )
         raise InvalidBackupError(f"there is no good backup in {where}: create one")
     return config.directory / max(ours, key=lambda one: (one.sequence, one.created_at)).file
 

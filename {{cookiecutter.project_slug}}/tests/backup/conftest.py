@@ -1,22 +1,19 @@
 """Each test has a database of its own on a real server, filled with awkward content."""
 
-import importlib
 import itertools
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import sqlalchemy as sa
 
 from app.backup import BackupConfig
 from tests.backup import content
+from tests.backup import dialect_{{ cookiecutter.database }} as dialect
 
 ROOT = Path(__file__).parents[2]
 numbers = itertools.count(1)
@@ -25,7 +22,7 @@ numbers = itertools.count(1)
 STOPPING = """
 import os, sys
 from app import backup
-def stop(phase, done, total):
+def stop(phase, done):
     if phase == os.environ["PHASE"]:
         print("reached", flush=True)
         sys.stdin.read()
@@ -34,15 +31,9 @@ getattr(backup, os.environ["FUNCTION"])(config, progress=stop)
 """
 
 
-@pytest.fixture(scope="session")
-def dialect(database_url: str) -> ModuleType:
-    name = sa.make_url(database_url).get_backend_name()
-    return importlib.import_module(f"tests.backup.dialect_{name}")
-
-
 @pytest.fixture
-def new_url(database_url: str, dialect: ModuleType) -> Iterator[Callable[[], str]]:
-    """Make empty databases, which are removed at the end."""
+def new_url(database_url: str) -> Iterator[Callable[[], str]]:
+    """A function that creates an empty database, which is removed at the end."""
     made: list[str] = []
 
     def create() -> str:
@@ -55,7 +46,8 @@ def new_url(database_url: str, dialect: ModuleType) -> Iterator[Callable[[], str
 
 
 @pytest.fixture
-def connect(dialect: ModuleType) -> Iterator[Callable[[str], sa.Engine]]:
+def connect() -> Iterator[Callable[[str], sa.Engine]]:
+    """A function that connects to a database."""
     engines: list[sa.Engine] = []
 
     def create(url: str) -> sa.Engine:
@@ -69,10 +61,7 @@ def connect(dialect: ModuleType) -> Iterator[Callable[[str], sa.Engine]]:
 
 @pytest.fixture
 def config(
-    tmp_path: Path,
-    new_url: Callable[[], str],
-    connect: Callable[[str], sa.Engine],
-    dialect: ModuleType,
+    tmp_path: Path, new_url: Callable[[], str], connect: Callable[[str], sa.Engine]
 ) -> BackupConfig:
     """A filled database, and a folder for its backups."""
     url = new_url()
@@ -82,15 +71,17 @@ def config(
 
 @pytest.fixture
 def live(config: BackupConfig, connect: Callable[[str], sa.Engine]) -> sa.Engine:
+    """The filled database."""
     return connect(config.url)
 
 
 @pytest.fixture
 def stopped() -> Callable[..., AbstractContextManager[subprocess.Popen[str]]]:
+    """A function that runs a function of ``app.backup`` in a process, up to a phase."""
+
     @contextmanager
     def start(config: BackupConfig, function: str, phase: str) -> Iterator[subprocess.Popen[str]]:
-        env = {
-            **os.environ,
+        variables = {
             "DATABASE_URL": config.url,
             "BACKUP_DIR": str(config.directory),
             "FUNCTION": function,
@@ -99,7 +90,7 @@ def stopped() -> Callable[..., AbstractContextManager[subprocess.Popen[str]]]:
         with subprocess.Popen(
             [sys.executable, "-c", STOPPING],
             cwd=ROOT,
-            env=env,
+            env={**os.environ, **variables},
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -112,24 +103,3 @@ def stopped() -> Callable[..., AbstractContextManager[subprocess.Popen[str]]]:
                 process.kill()
 
     return start
-
-
-def children(pid: int) -> list[int]:
-    """Return the processes that a process has started."""
-    paths = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for path in paths for child in path.read_text().split()]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

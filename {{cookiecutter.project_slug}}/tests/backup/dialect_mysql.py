@@ -7,9 +7,6 @@ from pathlib import Path
 import pymysql
 import sqlalchemy as sa
 
-TOOL = "mysqldump|mariadb-dump"
-PACKAGE = "client"
-HAS_SERVER = True
 PROGRAMS = [
     "CREATE VIEW user_names AS SELECT id, name FROM users",
     "CREATE VIEW a_view_of_a_view AS SELECT name FROM user_names",
@@ -53,11 +50,6 @@ def native_restore(backup: Path, url: str) -> None:
     where = f"--protocol=tcp -h {parts.host} -P {parts.port} -u {parts.username} {parts.database}"
     command = f'gunzip -c "$BACKUP" | "$CLIENT" --default-character-set=utf8mb4 {where}'
     subprocess.run(["bash", "-o", "pipefail", "-c", command], env=env, check=True)
-
-
-def old_version(url: str) -> str:
-    """Return how a program older than the server names itself."""
-    return "Ver 10.19 Distrib 5.5.68-MariaDB" if _is_mariadb(url) else "Ver 5.7.44 for Linux"
 
 
 def _is_mariadb(url: str) -> bool:

@@ -7,9 +7,6 @@ from pathlib import Path
 import psycopg
 import sqlalchemy as sa
 
-TOOL = "pg_dump"
-PACKAGE = "postgresql-client"
-HAS_SERVER = True
 PROGRAMS = [
     "CREATE VIEW user_names AS SELECT id, name FROM users",
     "CREATE FUNCTION audit_user() RETURNS trigger LANGUAGE plpgsql AS"
@@ -54,11 +51,6 @@ def native_restore(backup: Path, url: str) -> None:
     }
     command = 'gunzip -c "$BACKUP" | psql -q -X -v ON_ERROR_STOP=1'
     subprocess.run(["bash", "-o", "pipefail", "-c", command], env=env, check=True)
-
-
-def old_version(url: str) -> str:
-    """Return how a program older than the server names itself."""
-    return "(PostgreSQL) 9.6.24"
 
 
 def _admin(url: str) -> psycopg.Connection:

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-TOOL = "cat"
-PACKAGE = "coreutils"
-HAS_SERVER = False
 PROGRAMS = [
     "CREATE VIEW user_names AS SELECT id, name FROM users",
     "CREATE TRIGGER users_audit AFTER INSERT ON users"

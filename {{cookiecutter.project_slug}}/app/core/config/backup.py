@@ -59,4 +59,4 @@ def object_store_options() -> dict[str, str]:
     https://developmentseed.org/obstore/latest/api/store/aws/#obstore.store.S3Config
     """
     known = {**dotenv_values(PROJECT_ROOT / ".env"), **os.environ}
-    return {name: value for name, value in known.items() if value and name.startswith(OBJECT_STORES)}
+    return {key: value for key, value in known.items() if value and key.startswith(OBJECT_STORES)}
