@@ -392,8 +392,8 @@ def test_errors_of_requests_and_tasks_reach_sentry(family: Path, tmp_path: Path)
     ):
         api = stack.start_api()
         stack.start_worker()
-        assert api.post("/fail", params={"name": "secret-words"}).status_code == 500
         api.post("/family", params={"name": "son"}).raise_for_status()
+        assert api.post("/fail", params={"name": "secret-words"}).status_code == 500
 
         def events() -> list[dict[str, Any]]:
             lines = [line for _, body in receiver.bodies for line in body.splitlines()]
