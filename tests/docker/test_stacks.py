@@ -9,6 +9,7 @@ import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 
 import httpx
 import pytest
@@ -310,6 +311,23 @@ def test_caddy_serves_the_api_over_https(stack: ComposeStack) -> None:
         assert plain.status_code == 308
         stack.compose("rm", "--stop", "--force", "caddy")
     stack.up()
+
+
+@on("sqlite")
+def test_prometheus_reads_metrics_and_rules(stack: ComposeStack) -> None:
+    with (stack.folder / ".env").open("a") as env:
+        env.write(f"METRICS_TOKEN={token_hex(32)}\n")
+    stack.compose("--profile=monitoring", "up", "-d", "--wait", "--wait-timeout=180")
+    address = f"http://{stack.address('prometheus', 9090)}/api/v1"
+
+    def is_up() -> bool:
+        result = httpx.get(f"{address}/query", params={"query": "up"}).json()["data"]["result"]
+        return [sample["value"][1] for sample in result] == ["1"]
+
+    wait_until(is_up, 60, "Prometheus cannot read the metrics")
+    groups = httpx.get(f"{address}/rules").json()["data"]["groups"]
+    assert sum(len(group["rules"]) for group in groups) > 3
+    stack.compose("--profile=monitoring", "rm", "--stop", "--force", "prometheus")
 
 
 @on_all

@@ -24,10 +24,18 @@ from sqlalchemy.orm import Session
 log = structlog.get_logger(__name__)
 
 
+RUNS = Path(os.environ["RUNS_FILE"])
+
+
+def runs() -> str:
+    """Return what was written so far."""
+    return RUNS.read_text() if RUNS.exists() else ""
+
+
 def note(key: str, event: str) -> None:
     """Append a line; one write, so that lines of several processes do not mix."""
     line = f"{key} {event} {os.getpid()} {time.monotonic():.3f}\n"
-    descriptor = os.open(Path(os.environ["RUNS_FILE"]), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    descriptor = os.open(RUNS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, line.encode())
     os.close(descriptor)
 
@@ -42,8 +50,10 @@ def nap(key: str, seconds: float = 0) -> str:
 
 
 @celery_app.task
-def stubborn(key: str, seconds: float) -> None:
-    """Sleep and ignore the soft time limit."""
+def stubborn(key: str, seconds: float, then: float = 0) -> None:
+    """Sleep and ignore the soft time limit; another time when it is run again."""
+    if f"{key} start" in runs():
+        seconds = then
     note(key, "start")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -57,7 +67,7 @@ def stubborn(key: str, seconds: float) -> None:
 def crash(key: str, times: int = 1_000) -> str:
     """Crash the process that runs it, so many times."""
     note(key, "start")
-    if Path(os.environ["RUNS_FILE"]).read_text().count(f"{key} start") <= times:
+    if runs().count(f"{key} start") <= times:
         ctypes.string_at(0)
     note(key, "end")
     return key
@@ -101,7 +111,7 @@ def outcome(key: str, kind: str) -> object:
 def fail(self: Any, key: str, failures: int, delay: float = 0) -> int:
     """Fail so many times, then return the number of retries."""
     note(key, f"retries-{self.request.retries}")
-    if Path(os.environ["RUNS_FILE"]).read_text().count(f"{key} retries") <= failures:
+    if runs().count(f"{key} retries") <= failures:
         raise self.retry(exc=ConnectionError("no connection"), countdown=delay)
     return int(self.request.retries)
 
@@ -110,7 +120,7 @@ def fail(self: Any, key: str, failures: int, delay: float = 0) -> int:
 def crash_then_fail(self: Any, key: str) -> None:
     """Fail, except that the second attempt crashes the process."""
     note(key, f"retries-{self.request.retries}")
-    if Path(os.environ["RUNS_FILE"]).read_text().count(f"{key} retries") == 2:
+    if runs().count(f"{key} retries") == 2:
         ctypes.string_at(0)
     raise self.retry(exc=ConnectionError("no connection"), countdown=0)
 
@@ -123,14 +133,21 @@ if "WITHOUT_EXTRA" not in os.environ:
         note(key, "start")
 
 
+@celery_app.task
+def hold(key: str) -> str:
+    """Wait for a file."""
+    note(key, "start")
+    while not Path(f"{RUNS}.{key}").exists():
+        time.sleep(0.05)
+    note(key, "end")
+    return key
+
+
 @celery_app.task(bind=True)
 def progress(self: Any, key: str) -> str:
-    """Report progress until a file appears."""
+    """Report progress and wait for a file."""
     self.update_state(state="PROGRESS", meta={"done": 3})
-    note(key, "start")
-    while not Path(f"{os.environ['RUNS_FILE']}.{key}").exists():
-        time.sleep(0.05)
-    return key
+    return hold(key)
 
 
 @celery_app.task

@@ -21,6 +21,7 @@ from app.core.config.settings import settings
 from app.core.database import dispose_engine
 from app.core.logging import configure_logging
 from app.core.metrics import TELEMETRY
+from app.core.telemetry import configure_telemetry
 
 
 @asynccontextmanager
@@ -33,6 +34,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 def create_app() -> FastAPI:
     """Build the application."""
     configure_logging()
+    configure_telemetry()
     options: dict[str, Any] = {
         "title": {{ quoted(cookiecutter.project_name) }},
         "description": {{ quoted(cookiecutter.description) }},
@@ -67,8 +69,8 @@ def add_middleware(app: FastAPI) -> None:
     app.add_middleware(CorrelationIdMiddleware)
     app.add_middleware(SecurityHeadersMiddleware)
     if settings.app.TRUSTED_HOSTS:
-        # Health checks of containers ask for localhost.
-        hosts = [*settings.app.TRUSTED_HOSTS, "localhost"]
+        # Health checks on the same machine ask for these.
+        hosts = [*settings.app.TRUSTED_HOSTS, "localhost", "127.0.0.1"]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     if settings.app.TRUSTED_PROXIES:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*settings.app.TRUSTED_PROXIES])

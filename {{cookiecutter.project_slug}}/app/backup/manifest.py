@@ -44,7 +44,7 @@ class Manifest(BaseModel):
     dump_size: int
     seconds: float
     versions: dict[str, str]
-    revision: str | None
+    revision: str | None = None
     tables: dict[str, int]
     properties: dict[str, Any] = {}
     notes: list[str] = []

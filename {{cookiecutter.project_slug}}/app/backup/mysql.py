@@ -115,7 +115,7 @@ def dump(url: str, target: Writer) -> Dumped:
         tool, version = _tool(server, ("mysqldump", "mariadb-dump"))
         _refuse_what_is_hidden(conn, live)
         _refuse_generated_columns(conn, live, server, version)
-        extra = _history(conn, live, version)
+        history = _history(conn, live, version)
         found = rows(
             conn,
             "SELECT @@max_allowed_packet AS packet, @@character_set_database AS c,"
@@ -133,8 +133,10 @@ def dump(url: str, target: Writer) -> Dumped:
     counter = RowCounter(live.encode())
     meter = base.Meter(target)
     meter.write(_programs(command(*only, "--skip-triggers", "--routines")))
-    content = ("--single-transaction", "--quick", "--skip-triggers", "--max-allowed-packet=1G")
-    with programs.running(command(*content, *extra)) as output:
+    content = ["--single-transaction", "--quick", "--skip-triggers", "--max-allowed-packet=1G"]
+    # A locked table could not take its defaults from a sequence.
+    content += ["--skip-add-locks", *history]
+    with programs.running(command(*content)) as output:
         for block in iter(lambda: output.read(base.CHUNK) + output.readline(), b""):
             meter.write(counter.feed(block))
     meter.write(_programs(command(*only, "--triggers")))
@@ -354,10 +356,13 @@ def creating(database: str, wanted: Iterable[Program]) -> list[str]:
 
 def dropping(database: str, unwanted: Iterable[Program]) -> list[str]:
     """Return the statements that remove programs from that database."""
-    return [
+    drops = [
         f"DROP {program.kind} IF EXISTS {quote(database)}.{quote(program.name)}"
         for program in unwanted
     ]
+    # Packages are known in this mode only: https://mariadb.com/docs/server/reference/sql-statements/stored-procedures/drop-package
+    mode = ["SET sql_mode = ORACLE"] if any(drop.startswith("DROP PACKAGE") for drop in drops) else []
+    return [*mode, *drops]
 
 
 def _program(conn: Connection, kind: str, name: str) -> Program:
@@ -365,9 +370,11 @@ def _program(conn: Connection, kind: str, name: str) -> Program:
     body = row.get("SQL Original Statement") or row.get(f"Create {kind.title()}")
     if not body:
         raise pymysql.OperationalError(1370, f"no right to read the {kind.lower()} {name}")
-    settings = [f"SET collation_connection = {row['collation_connection']}"]
-    if "sql_mode" in row:
-        settings.append(f"SET sql_mode = '{row['sql_mode']}'")
+    mode = f"'{row['sql_mode']}'" if "sql_mode" in row else "@@global.sql_mode"
+    settings = [
+        f"SET collation_connection = {row['collation_connection']}",
+        f"SET sql_mode = {mode}",
+    ]
     if "time_zone" in row:
         settings.append(f"SET time_zone = '{row['time_zone']}'")
     return Program(kind, name, (*settings, _unqualified(str(body))))
