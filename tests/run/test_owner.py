@@ -91,7 +91,7 @@ def development(project: Path, log: Path, **environment: str) -> Iterator[psutil
             assert process.poll() is None, log.read_text()
             return "/docs\n" in log.read_text()
 
-        wait_until(started, 180, f"python -m dev has not started:\n{log.read_text()}")
+        wait_until(started, 180, "python -m dev has not started")
         yield process
         children = process.children(recursive=True)
         process.send_signal(signal.SIGINT)
@@ -208,10 +208,11 @@ def test_first_week_of_an_owner(database: str, tmp_path: Path) -> None:
 
             worker().kill()
             wait_until(lambda: "worker ended with code -9, starting it again" in log.read_text())
+            wait_until(lambda: log.read_text().count(" ready.") == 2, 120)
             task = project / "app/tasks/example_task.py"
             task.write_text(task.read_text() + "\n# changed\n")
             wait_until(lambda: "the code has changed" in log.read_text())
-            wait_until(lambda: log.read_text().count(" ready.") == 3, 120, log.read_text())
+            wait_until(lambda: log.read_text().count(" ready.") == 3, 120)
             wait_until(lambda: listens(api))
             notify(client)
         assert "Traceback" not in log.read_text()
