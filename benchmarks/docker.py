@@ -1,47 +1,53 @@
-"""Image size and build time, beside those of other projects.
+"""Image size, build time, and the time from ``docker compose up`` to the first finished job.
 
-uv run python benchmarks/docker.py --other NAME=FOLDER[:DOCKERFILE[:SOURCE]]
+uv run python -m benchmarks.docker [NAME=FOLDER[:DOCKERFILE[:SOURCE]] ...]
 
-For each project, in turn: a cold build (no layer and no package cache; base images are there), then
-a build after a change to a source file. The size is that of the layers above the base image: bases
-differ by more than all that a project adds. Cold builds empty Docker's cache mounts.
+For each database, and for other projects if they are named: a build without any cache but that of
+the base images, a build after a change to a source file, and the size of the layers above the base
+image. For Forge also a start with empty volumes, from ``up`` until a job that was queued over HTTP
+has finished. Builds without a cache empty Docker's cache mounts.
 """
 
-import argparse
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cookiecutter.main import cookiecutter
-from tables import write
+from benchmarks.tables import write
+from tests.docker.stack import ComposeStack
+from tests.harness import DATABASES, bake, wait_for_task
 
-TEMPLATE = Path(__file__).parents[1]
 RUNS = 3
+
+
+def run(*command: str, folder: Path | None = None) -> str:
+    """Run a program and return its output."""
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 @dataclass
 class Project:
-    """What is built, and which of its files is changed for a second build."""
+    """What is built, and which of its files is changed before a second build."""
 
     name: str
     folder: Path
     dockerfile: str = "Dockerfile"
     source: str = "app/main.py"
 
-    def build(self, *options: str) -> float:
-        """Build the image and return the seconds that it took."""
-        started = time.perf_counter()
-        command = ["docker", "build", "-q", "-t", self.image, "-f", self.dockerfile, *options, "."]
-        subprocess.run(command, cwd=self.folder, check=True, capture_output=True)
-        return time.perf_counter() - started
-
     @property
     def image(self) -> str:
         """The image's name."""
         return f"benchmark-{self.folder.name.lower()}"
+
+    def build(self, *options: str) -> float:
+        """Build the image and return the number of seconds."""
+        started = time.perf_counter()
+        command = ("docker", "build", "-q", "-t", self.image, "-f", self.dockerfile, *options, ".")
+        run(*command, folder=self.folder)
+        return time.perf_counter() - started
 
     def size(self) -> float:
         """Return the megabytes of the layers above the final stage's base image."""
@@ -56,50 +62,64 @@ class Project:
 
 def layers(image: str) -> int:
     """Return the bytes of all layers of an image."""
-    command = ["docker", "history", "--human=false", "--format={{.Size}}", image]
-    sizes = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    sizes = run("docker", "history", "--human=false", "--format={{.Size}}", image)
     return sum(map(int, sizes.split()))
 
 
-def measure(project: Project) -> str:
-    """Build a project cold and again, and return its line of the table."""
-    cold, warm = [], []
+def first_job(project: Path) -> float:
+    """Start a stack that is built, and return the seconds until its first job has finished."""
+    with tempfile.TemporaryDirectory() as folder:
+        stack = ComposeStack(project, Path(folder))
+        try:
+            stack.compose("build")
+            started = time.perf_counter()
+            stack.up()
+            user = stack.log_in()
+            job = user.post("/notify?user_id=1&message=hello").json()["task_id"]
+            wait_for_task(user, job)
+            return time.perf_counter() - started
+        finally:
+            stack.remove()
+
+
+def show(seconds: list[float]) -> str:
+    """Return the median and the range."""
+    if not seconds:
+        return ""
+    return f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
+
+
+def measure(project: Project, *, is_forge: bool) -> str:
+    """Return a project's line of the table."""
+    cold, warm, first = [], [], []
     source = project.folder / project.source
     for number in range(RUNS):
-        prune = ["docker", "builder", "prune", "-f", "--filter=type=exec.cachemount"]
-        subprocess.run(prune, check=True, capture_output=True)
+        run("docker", "builder", "prune", "-f", "--filter=type=exec.cachemount")
         cold.append(project.build("--no-cache"))
         source.write_text(f"{source.read_text()}\n# change {number}\n")
         warm.append(project.build())
-    times = " | ".join(
-        f"{statistics.median(t):.1f} ({min(t):.1f} to {max(t):.1f})" for t in (cold, warm)
-    )
+        if is_forge:
+            first.append(first_job(project.folder))
+    times = " | ".join(map(show, (cold, warm, first)))
     return f"| {project.name} | {project.size():.0f} | {times} |"
 
 
 def main() -> None:
     """Measure and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--other", action="append", default=[])
-    others = []
-    for text in parser.parse_args().other:
-        name, _, rest = text.partition("=")
-        folder, *more = rest.split(":")
-        others.append(Project(name, Path(folder).resolve(), *more))
-    with tempfile.TemporaryDirectory() as folder:
-        ours = []
-        for database in ("sqlite", "postgresql", "mysql"):
-            answers = {"project_name": f"bench {database}", "database": database}
-            project = cookiecutter(
-                str(TEMPLATE), no_input=True, extra_context=answers, output_dir=folder
-            )
-            ours.append(Project(f"Forge, all answers yes, {database}", Path(project)))
-        lines = [measure(project) for project in [*ours, *others]]
-    head = [
-        "| project | MB above the base | cold build, s | after a source change, s |",
-        "|---|---|---|---|",
+    lines = [
+        "| project | MB above the base | build without cache, s | after a change, s"
+        " | from `up` to the first finished job, s |",
+        "|---|---|---|---|---|",
     ]
-    write("docker", "\n".join([*head, *lines]))
+    with tempfile.TemporaryDirectory() as folder:
+        for database in DATABASES:
+            project = bake(Path(folder), project_slug=f"bench-{database}", database=database)
+            lines.append(measure(Project(f"Forge, {database}", project), is_forge=True))
+        for text in sys.argv[1:]:
+            name, _, rest = text.partition("=")
+            path, *more = rest.split(":")
+            lines.append(measure(Project(name, Path(path).resolve(), *more), is_forge=False))
+    write("docker", "\n".join(lines))
 
 
 if __name__ == "__main__":

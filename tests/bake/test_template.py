@@ -3,9 +3,9 @@
 import ast
 import json
 import re
+import subprocess
 import sys
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +32,12 @@ def constants_of(hook: str) -> dict[str, Any]:
 def test_hook_knows_every_question() -> None:
     hook = constants_of("pre_gen_project.py")
     assert hook["CHOICES"] == {n: value for n, value in PUBLIC.items() if isinstance(value, list)}
-    assert hook["BOOLEANS"] == [n for n, value in PUBLIC.items() if isinstance(value, bool)]
+    booleans = [name for name, value in PUBLIC.items() if isinstance(value, bool)]
+    assert hook["BOOLEANS"] == booleans
+    assert list(constants_of("post_gen_project.py")["PATHS_BY_ANSWER"]) == booleans
+    assert list(BOOLEANS) == booleans, "tests/harness.py"
+    assert list(WORDS_OF_ANSWER) == booleans, "tests/bake/test_projects.py"
+    assert all(f"`{name}`" in (TEMPLATE / "README.md").read_text() for name in PUBLIC)
     texts = {n for n, value in PUBLIC.items() if isinstance(value, str)}
     assert {*hook["TEXTS"], "project_slug"} == texts
 
@@ -94,14 +99,25 @@ def test_version_is_the_same_everywhere() -> None:
     assert released[0] == version
 
 
-def workflows() -> list[Path]:
-    return [
-        path for folder in (TEMPLATE, PROJECT) for path in (folder / ".github/workflows").glob("*")
-    ]
-
-
 def test_actions_are_pinned_with_their_version_as_a_comment() -> None:
-    for path in workflows():
-        for line in path.read_text().splitlines():
-            if "uses:" in line:
-                assert re.search(r"uses: [\w-]+/[\w/-]+@[0-9a-f]{40}  # v\d+(\.\d+)*$", line), line
+    """And the same everywhere: Dependabot does not find the workflow of the generated project."""
+    pins: dict[str, set[str]] = {}
+    for folder in (TEMPLATE, PROJECT):
+        for path in (folder / ".github/workflows").glob("*.yml"):
+            for line in path.read_text().splitlines():
+                if "uses:" in line:
+                    pin = re.search(r"uses: ([\w/-]+)@([0-9a-f]{40}  # v[\d.]+)$", line)
+                    assert pin, line
+                    pins.setdefault(pin[1], set()).add(pin[2])
+    assert all(len(versions) == 1 for versions in pins.values()), pins
+
+
+def test_workflows_are_valid(bake: Bake) -> None:
+    projects = [bake(), bake(database="mysql", use_docker=False)]
+    for folder in (TEMPLATE, *projects):
+        files = [str(path) for path in (folder / ".github/workflows").glob("*.yml")]
+        github = [str(folder / ".github/dependabot.yml")]
+        for schema, paths in (("github-workflows", files), ("dependabot", github)):
+            command = ["check-jsonschema", "--builtin-schema", f"vendor.{schema}", *paths]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert result.returncode == 0, result.stdout

@@ -1,9 +1,11 @@
-"""A baked project's Compose stack, run by the tests under a name of its own."""
+"""A project's Compose stack, run by the tests under a name of its own."""
 
 import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,21 +15,15 @@ from dotenv import dotenv_values
 
 from tests import harness
 
-# Tasks for the tests. A module in app/tasks/ is all it takes: the stack finds it by itself.
+# Workers find every module in app/tasks/ by themselves.
 PROBE = '''\
-"""Tasks that the template's tests use."""
+"""A task and an entry of the schedule for the template's tests."""
 
 import time
-
-from celery import signals
 
 from app.core.celery import celery_app
 
 celery_app.conf.beat_schedule["probe"] = {"task": "app.tasks.probe.tick", "schedule": 1.0}
-
-
-def redis():
-    return celery_app.connection_for_write().default_channel.client
 
 
 @celery_app.task
@@ -35,16 +31,9 @@ def tick():
     pass
 
 
-@signals.before_task_publish.connect(sender="app.tasks.probe.tick")
-def note(**_):
-    redis().rpush("probe:ticks", time.time())
-
-
 @celery_app.task(bind=True)
 def work(self, seconds):
-    redis().rpush("probe:started", self.request.id)
     time.sleep(seconds)
-    redis().rpush("probe:done", self.request.id)
     return self.request.hostname
 '''
 
@@ -60,32 +49,46 @@ def require_docker() -> None:
 
 
 class ComposeStack:
-    """A copy of a project and the containers that run it."""
+    """A copy of a project and the containers that run it.
 
-    def __init__(self, project: Path, folder: Path) -> None:
+    ``environment`` is what Compose gets besides ``.env``.
+    """
+
+    def __init__(self, project: Path, folder: Path, **environment: str) -> None:
         self.name = f"forge-{uuid4().hex[:8]}"
         self.folder = folder / self.name
+        self.files = ["docker-compose.yml"]
         shutil.copytree(project, self.folder)
+        # Port 0: any that is free.
+        ports = dict.fromkeys(("APP_PORT", "FLOWER_PORT", "PROMETHEUS_PORT"), "0")
+        ports |= dict.fromkeys(("HTTP_PORT", "HTTPS_PORT"), "127.0.0.1:0")
+        names = {"COMPOSE_PROJECT_NAME": self.name, "IMAGE_TAG": self.name}
+        self.environment = names | ports | environment
         tasks = self.folder / "app" / "tasks"
         if tasks.is_dir():
             (tasks / "probe.py").write_text(PROBE)
         self.services = sorted(self.config()["services"])
 
     @property
-    def secrets(self) -> dict[str, str | None]:
-        """The variables that generation gave a random value."""
-        values, example = (dotenv_values(self.folder / name) for name in (".env", ".env.example"))
-        return {name: values[name] for name, value in example.items() if not value}
+    def variables(self) -> dict[str, str]:
+        """The variables of ``.env``."""
+        return {name: str(value) for name, value in dotenv_values(self.folder / ".env").items()}
 
-    def run(self, *command: str, check: bool = True, input: str | None = None) -> str:
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The variables that generation gave a random value."""
+        example = dotenv_values(self.folder / ".env.example")
+        return {name: value for name, value in self.variables.items() if example.get(name) == ""}
+
+    def run(
+        self, *command: str, check: bool = True, input: str | None = None, **environment: str
+    ) -> str:
         """Run a program in the project and return its output."""
-        ours = {"COMPOSE_PROJECT_NAME": self.name, "IMAGE_TAG": self.name}
-        # Port 0: any that is free. A killed worker is missed sooner than by default.
-        ours |= {"APP_PORT": "0", "FLOWER_PORT": "0", "CELERY_LOST_WORKER_TIMEOUT": "15"}
+        files = {"COMPOSE_FILE": os.pathsep.join(self.files)}
         result = subprocess.run(
             command,
             cwd=self.folder,
-            env={**os.environ, **ours},
+            env={**os.environ, **self.environment, **files, **environment},
             input=input,
             capture_output=True,
             text=True,
@@ -104,29 +107,57 @@ class ComposeStack:
         config: dict[str, Any] = json.loads(self.compose("config", "--format", "json"))
         return config
 
-    def up(self, *arguments: str) -> None:
-        """Start, or go on, until every service is healthy."""
+    def up(self, *arguments: str, **environment: str) -> None:
+        """Start what is not running, and wait until every service is healthy."""
         try:
-            self.compose("up", "-d", "--wait", "--wait-timeout", "180", *arguments)
+            wait = ("--wait", "--wait-timeout", "180")
+            self.compose("up", "-d", *wait, *arguments, **environment)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.compose('logs', '--tail=40')}") from None
 
-    def end(self) -> None:
+    @contextmanager
+    def extended(self, file: str, **environment: str) -> Iterator[None]:
+        """Use another Compose file, and more variables, for a while."""
+        files, before = self.files, self.environment
+        self.files, self.environment = [*files, file], before | environment
+        try:
+            yield
+        finally:
+            self.files, self.environment = files, before
+
+    def remove(self) -> None:
         """Remove the containers, the volumes and the image."""
-        self.compose("down", "--volumes", "--rmi=local", "--timeout=1", check=False)
+        options = ("--volumes", "--remove-orphans", "--rmi=local", "--timeout=1")
+        self.compose("--profile=*", "down", *options, check=False)
         images = self.run("docker", "images", "-q", f"*:{self.name}").split()
         if images:
             self.run("docker", "rmi", "--force", *set(images), check=False)
 
     def containers(self, *services: str) -> list[dict[str, Any]]:
-        """Return the state of each container, ended ones too."""
+        """Return the state of each container, also of those that have exited."""
         lines = self.compose("ps", "--all", "--format=json", *services).splitlines()
         return [json.loads(line) for line in lines]
+
+    def running(self, *services: str) -> list[dict[str, Any]]:
+        """Return what ``docker inspect`` says about each running container."""
+        ids = self.compose("ps", "--quiet", *services).split()
+        found: list[dict[str, Any]] = json.loads(self.run("docker", "inspect", *ids))
+        return found
 
     def health(self, service: str) -> str:
         """Return the health of a service's only container."""
         [container] = self.containers(service)
         return str(container["Health"])
+
+    def wait_for_health(self, health: str, *services: str, seconds: float = 90) -> None:
+        """Wait until each service has one container with this health."""
+        for service in services:
+            harness.wait_until(
+                lambda service=service: self.health(service) == health,
+                seconds,
+                f"{service} is not {health}",
+                every=0.5,
+            )
 
     def execute(self, service: str, *command: str, **options: Any) -> str:
         """Run a program in a running container."""
@@ -139,26 +170,29 @@ class ComposeStack:
         )
         return json.loads(output.splitlines()[-1])
 
-    def redis(self, *command: str) -> list[str]:
-        """Run a command on the broker's database."""
-        return self.execute("redis", "redis-cli", "-n", "1", *command).split()
+    def redis(self, arguments: str) -> str:
+        """Run redis-cli, or Valkey's program of the same kind, with arguments for a shell."""
+        cli = "$(command -v redis-cli || command -v valkey-cli)"
+        return self.execute("redis", "sh", "-c", f"{cli} {arguments} 2>&1", check=False)
 
-    def queue_work(self, count: int, seconds: float) -> list[str]:
-        """Queue ``count`` tasks that take ``seconds`` and return their ids."""
+    def backup(self, *arguments: str) -> str:
+        """Run the backup command in the API's container."""
+        return self.execute("app", "python", "-m", "app.backup", *arguments)
+
+    def enqueue_work(self, user: httpx.Client, seconds: float, count: int = 1) -> list[str]:
+        """Queue jobs of a user that take so many seconds each, and return their ids."""
+        owner = user.get("/users/me").json()["id"]
         ids: list[str] = self.python(
+            "from app.core.database import session_scope\n"
+            "from app.jobs import enqueue\n"
             "from app.tasks.probe import work\n"
-            f"answer = [work.delay({seconds}).id for _ in range({count})]"
+            "with session_scope() as session:\n"
+            f"    jobs = [enqueue(session, work, owner_id={owner}, seconds={seconds})\n"
+            f"            for _ in range({count})]\n"
+            "    session.flush()\n"
+            "    answer = [job.id for job in jobs]"
         )
         return ids
-
-    def results(self, ids: list[str]) -> list[tuple[str, Any]]:
-        """Return the state and result of each task."""
-        found: list[tuple[str, Any]] = self.python(
-            "from app.core.celery import celery_app\n"
-            f"metas = [celery_app.backend.get_task_meta(i) for i in {ids!r}]\n"
-            "answer = [(meta['status'], str(meta['result'])) for meta in metas]"
-        )
-        return found
 
     def address(self, service: str, port: int) -> str:
         """Return where a service's port is published."""
@@ -168,6 +202,6 @@ class ComposeStack:
         """Return a client for the API."""
         return httpx.Client(base_url=f"http://{self.address('app', 8000)}", timeout=10)
 
-    def log_in(self, email: str) -> httpx.Client:
+    def log_in(self, email: str = "first@example.com") -> httpx.Client:
         """Return a client that is logged in as a user, who is registered if need be."""
         return harness.log_in(self.api(), email)

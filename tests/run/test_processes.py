@@ -185,10 +185,10 @@ def test_every_celery_variable_changes_the_worker(stack: Stack) -> None:
         "worker_concurrency": 3,
         "task_serializer": "json",
         "result_serializer": "json",
-        "broker_url": changes["CELERY_BROKER_URL"],
-        "result_backend": changes["CELERY_RESULT_BACKEND"],
     }
     assert conf | expected == conf
+    assert conf["broker_url"].endswith("/5")  # the rest is masked
+    assert conf["result_backend"].endswith("/6")
     stack.stop("other")
 
 
@@ -214,7 +214,8 @@ def test_one_command_starts_everything_for_development(
         family = stack.family("dev")
         dev.send_signal(signal.SIGINT)
         assert dev.wait(60) == 0, stack.log("dev")[-2000:]
-        assert not [process for process in family if process.is_running()]
+        ended = ("zombie", "terminated")  # a zombie waits for its parent, which may not care
+        assert all(not p.is_running() or p.status() in ended for p in family)
     dropped_in.unlink()
 
 

@@ -43,11 +43,13 @@ def test_generated_suite(bake: Bake, python: str, answers: Answers, count) -> No
 
 
 def files_of(project: Path) -> set[str]:
-    """Return the files of a project that git does not ignore."""
-    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    output = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
-    return set(output.stdout.splitlines())
+    """Return the files of a project, without what Python and its tools keep for themselves."""
+    caches = {".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
+    return {
+        str(path.relative_to(project))
+        for path in project.rglob("*")
+        if path.is_file() and not caches & set(path.relative_to(project).parts)
+    }
 
 
 @pytest.mark.parametrize("database", ["postgresql"])

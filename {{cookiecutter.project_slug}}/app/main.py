@@ -20,6 +20,8 @@ from app.api.routes import api_router
 from app.core.config.settings import settings
 from app.core.database import dispose_engine
 from app.core.logging import configure_logging
+from app.core.metrics import TELEMETRY
+from app.core.telemetry import configure_telemetry
 
 
 @asynccontextmanager
@@ -32,6 +34,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 def create_app() -> FastAPI:
     """Build the application."""
     configure_logging()
+    configure_telemetry()
     options: dict[str, Any] = {
         "title": {{ quoted(cookiecutter.project_name) }},
         "description": {{ quoted(cookiecutter.description) }},
@@ -41,6 +44,7 @@ def create_app() -> FastAPI:
         "generate_unique_id_function": operation_id,
         # Such a redirect would name the host of the request, which the client chooses.
         "redirect_slashes": False,
+        "telemetry": TELEMETRY,
     }
     if settings.app.DOCS_ENABLED:
         app = FastAPIOffline(redoc_url=None, **options)
@@ -55,19 +59,21 @@ def create_app() -> FastAPI:
 
 def add_middleware(app: FastAPI) -> None:
     """Add the middleware. What is added last sees a request first."""
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=settings.app.CORS_ORIGINS,
-        allow_methods=["*"],
-        allow_headers=["Authorization", "Content-Type"],
-    )
+    if settings.app.CORS_ORIGINS:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.app.CORS_ORIGINS,
+            allow_methods=["*"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
     app.add_middleware(CorrelationIdMiddleware)
     app.add_middleware(SecurityHeadersMiddleware)
-    # Container health checks ask for localhost.
-    app.add_middleware(
-        TrustedHostMiddleware, allowed_hosts=[*settings.app.TRUSTED_HOSTS, "localhost"]
-    )
-    app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*settings.app.TRUSTED_PROXIES])
+    if settings.app.TRUSTED_HOSTS:
+        # Health checks on the same machine ask for these.
+        hosts = [*settings.app.TRUSTED_HOSTS, "localhost", "127.0.0.1"]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    if settings.app.TRUSTED_PROXIES:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*settings.app.TRUSTED_PROXIES])
 
 
 def operation_id(route: APIRoute) -> str:

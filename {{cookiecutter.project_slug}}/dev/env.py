@@ -16,8 +16,8 @@ def create_env_file() -> None:
         FileExistsError: There is one already. Its secrets are in use.
     """
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
-    descriptor = os.open(ENV_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
+    ENV_FILE.touch(mode=0o600, exist_ok=False)
+    with ENV_FILE.open("w", encoding="utf-8") as file:
         for line in lines:
             is_empty = line.endswith("=") and not line.startswith("#")
             print(line + secrets.token_hex(32) if is_empty else line, file=file)

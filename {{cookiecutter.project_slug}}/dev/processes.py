@@ -1,11 +1,12 @@
 """What ``python -m dev`` starts, and what it checks before."""
 
-{% if cookiecutter.use_celery %}
-import os
-{% endif %}
 import socket
 import subprocess
 import sys
+{% if cookiecutter.use_celery %}
+import tempfile
+from pathlib import Path
+{% endif %}
 {% if cookiecutter.use_redis %}
 from urllib.parse import urlsplit
 
@@ -63,39 +64,54 @@ def find_redis() -> list[Process]:
             sys.exit(f"Redis does not answer at {url.hostname}:{port} (REDIS_URL): {error}")
         if SERVER is None:
             print("dev: redis-server is not installed, fakeredis replaces it.", flush=True)
-        return [Process("redis", sys.executable, "-m", "dev.redis", str(port), reload=False, quiet=True)]
+        command = [sys.executable, "-m", "dev.redis", str(port)]
+        return [Process("redis", *command, reload=False)]
     return []
 {% endif %}
 
 
+{% if cookiecutter.use_celery %}
+def celery_processes(heartbeat_file: Path) -> list[Process]:
+    """Return a worker, which creates the file when it is ready, beat and Flower."""
+    celery = [sys.executable, "-m", "celery", "-A", "app.core.celery.celery_app"]
+    flower = ["flower", "--address=127.0.0.1", f"--port={settings.celery.FLOWER_PORT}"]
+    environment = {
+        "CELERY_HEARTBEAT_FILE": str(heartbeat_file),
+        # A worker that has to load changed code hands its jobs back soon.
+        "REMAP_SIGTERM": "SIGQUIT",
+        "CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT": "2",
+    }
+    return [
+        Process("worker", *celery, "worker", "-E", "--without-mingle", environment=environment),
+        Process("beat", *celery, "beat"),
+        # It warns about workers that are still starting.
+        Process("flower", *celery, *flower, "--logging=error", reload=False),
+    ]
+
+
+{% endif %}
 def run() -> None:
     """Run the processes until Ctrl-C."""
     check_port("PORT", settings.app.PORT)
-    ports = [settings.app.PORT]
-    message = f"API: http://localhost:{settings.app.PORT}/docs"
 {% if cookiecutter.use_celery %}
     check_port("FLOWER_PORT", settings.celery.FLOWER_PORT)
-    ports.append(settings.celery.FLOWER_PORT)
-    message += f"\nFlower: http://localhost:{settings.celery.FLOWER_PORT}"
 {% endif %}
     check_migrations()
-    uvicorn = [sys.executable, "-m", "uvicorn", "app.main:app", "--timeout-graceful-shutdown=1"]
-    processes = [
-{% if cookiecutter.use_redis %}
-        *find_redis(),
-{% endif %}
-        Process("api", *uvicorn, f"--port={settings.app.PORT}"),
-    ]
+    uvicorn = [sys.executable, "-m", "uvicorn", "app.main:app", f"--port={settings.app.PORT}"]
+    api = Process("api", *uvicorn, "--timeout-graceful-shutdown=1")
+    message = f"API: http://localhost:{settings.app.PORT}/docs"
 {% if cookiecutter.use_celery %}
-    # A worker that has to reload hands its jobs back soon; the next one runs them again.
-    os.environ |= {"REMAP_SIGTERM": "SIGQUIT", "CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT": "2"}
-    celery = [sys.executable, "-m", "celery", "-A", "app.core.celery.celery_app"]
-    flower = ["flower", "--address=127.0.0.1", f"--port={settings.celery.FLOWER_PORT}"]
-    processes += [
-        Process("worker", *celery, "worker", "--loglevel=info", quiet=True),
-        Process("beat", *celery, "beat", "--loglevel=info", quiet=True),
-        # It warns about workers that have not started yet.
-        Process("flower", *celery, *flower, "--logging=error", reload=False, quiet=True),
-    ]
+    message += f"\nFlower: http://localhost:{settings.celery.FLOWER_PORT}"
+    with tempfile.TemporaryDirectory() as folder:
+        heartbeat_file = Path(folder) / "worker"
+
+        def is_ready() -> bool:
+            ports = (settings.app.PORT, settings.celery.FLOWER_PORT)
+            return heartbeat_file.exists() and all(map(listens, ports))
+
+        processes = [*find_redis(), api, *celery_processes(heartbeat_file)]
+        sys.exit(supervise(processes, is_ready, message))
+{% else %}
+    processes = [{% if cookiecutter.use_redis %}*find_redis(), {% endif %}api]
+    sys.exit(supervise(processes, lambda: listens(settings.app.PORT), message))
 {% endif %}
-    sys.exit(supervise(processes, lambda: all(map(listens, ports)), message))

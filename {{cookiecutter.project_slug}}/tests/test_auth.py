@@ -146,9 +146,9 @@ def test_request_without_a_valid_token_is_refused(client: TestClient, header: st
 
 
 @pytest.mark.parametrize(
-    "change", [{"sub": "1" + 30 * "0"}, {"sub": "-1"}, {"sid": 2**40}, {"sid": None}, {"sub": "x"}]
+    "change", [{"sub": "1" + 30 * "0"}, {"sub": "-1"}, {"sub": "x"}, {"sid": 1}]
 )
-def test_access_token_with_ids_that_cannot_be_is_refused(
+def test_access_token_with_impossible_claims_is_refused(
     client: TestClient, tokens: dict[str, Any], change: dict[str, Any]
 ) -> None:
     key = settings.app.SECRET_KEY
@@ -201,6 +201,14 @@ def test_logout_ends_the_login_at_once(client: TestClient, tokens: dict[str, Any
     assert refresh(client, tokens["refresh_token"])[0] == 401
     assert read_me(client, tokens["access_token"]) == 401
     assert client.post("/auth/logout", json=body).status_code == 204
+
+
+def test_access_token_does_not_outlive_its_login_by_another_login(
+    client: TestClient, tokens: dict[str, Any]
+) -> None:
+    client.post("/auth/logout", json={"refresh_token": tokens["refresh_token"]})
+    log_in(client)
+    assert read_me(client, tokens["access_token"]) == 401
 
 
 def test_logout_everywhere_ends_all_logins(client: TestClient, tokens: dict[str, Any]) -> None:

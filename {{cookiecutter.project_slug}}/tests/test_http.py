@@ -84,6 +84,12 @@ def test_host_header_does_not_appear_in_a_redirect(client: TestClient) -> None:
     assert response.status_code == 404
 
 
+def test_method_that_is_not_allowed_names_those_that_are(client: TestClient) -> None:
+    response = client.delete("/users/me")
+    assert response.status_code == 405
+    assert response.headers["Allow"] == "GET"
+
+
 def test_root_leads_to_documentation_that_needs_no_other_server(client: TestClient) -> None:
     response = client.get("/")
     assert response.url.path == "/docs"

@@ -118,5 +118,5 @@ def test_common_database_urls_mean_the_same_driver(
     monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
-    expected = "{{ {"postgresql": "postgresql+psycopg://u:p%40ss@h/d", "mysql": "mysql+pymysql://u:p%40ss@h/d", "sqlite": "sqlite:///d"}[cookiecutter.database] }}"
-    assert load_settings().database.DATABASE_URL == expected
+    found = load_settings().database.DATABASE_URL
+    assert found == "{{ {"postgresql": "postgresql+psycopg://u:p%40ss@h/d", "mysql": "mysql+pymysql://u:p%40ss@h/d", "sqlite": "sqlite:///d"}[cookiecutter.database] }}"

@@ -13,8 +13,6 @@ from app.models import RefreshToken
 from app.tasks.cleanup import cleanup_expired_tokens
 from app.tasks.example_task import process_user_data, send_notification, unreliable_task
 
-{% if cookiecutter.database != "sqlite" %}{% endif %}
-
 
 def test_send_notification() -> None:
     assert send_notification(7, "hello") == {"status": "sent", "user_id": 7}

@@ -6,6 +6,7 @@ from typing import Annotated
 import anyio
 from fastapi import Depends, HTTPException, Request, status
 from fastapi.security import OAuth2PasswordBearer
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.config.settings import settings
@@ -38,10 +39,10 @@ def get_current_login(
 ) -> RefreshToken:
     """Return the login that the access token belongs to, or answer 401 when it has ended."""
     try:
-        user_id, login_id = read_access_token(token)
+        user_id, family = read_access_token(token)
     except InvalidTokenError:
         raise unauthorized() from None
-    login = session.get(RefreshToken, login_id)
+    login = session.scalar(select(RefreshToken).where(RefreshToken.family == family))
     if login is None or login.user_id != user_id:
         raise unauthorized()
     return login

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import {% if cookiecutter.database != "postgresql" %}DBAPIError, {% endif %}InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.routing import Match
 
 from app.core.rate_limit import RateLimitExceededError
 
@@ -44,6 +45,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RateLimitExceededError, rate_limit_exceeded)
     for database_error in (OperationalError, InterfaceError, ProgrammingError, PoolTimeoutError):
         app.add_exception_handler(database_error, database_failed)
+    app.add_exception_handler(status.HTTP_405_METHOD_NOT_ALLOWED, method_not_allowed)
     app.add_exception_handler(Exception, internal_error)
 
 
@@ -74,6 +76,21 @@ async def database_failed(_request: Request, error: Exception) -> JSONResponse:
         {"detail": "The database is unavailable, try again later"},
         status.HTTP_503_SERVICE_UNAVAILABLE,
         {"Retry-After": "5"},
+    )
+
+
+async def method_not_allowed(request: Request, _error: Exception) -> JSONResponse:
+    """Answer 405 with all methods of the path. Starlette names those of the first route only."""
+    allowed = [
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] == Match.FULL
+    ]
+    return JSONResponse(
+        {"detail": "Method Not Allowed"},
+        status.HTTP_405_METHOD_NOT_ALLOWED,
+        {"Allow": ", ".join(allowed)},
     )
 
 

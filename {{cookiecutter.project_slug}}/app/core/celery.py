@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from asgi_correlation_id import correlation_id
-from celery import Celery, Task, current_task, signals
+from celery import Celery, Task, current_task, signals, states
 from celery.schedules import crontab
+from opentelemetry import context, propagate, trace
 from sqlalchemy.exc import InterfaceError, OperationalError
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from app.core.config.settings import settings
 from app.core.database import ping_database
 from app.core.logging import configure_logging
+from app.core.telemetry import configure_telemetry, flush_telemetry
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -135,7 +137,7 @@ class DatabaseUnavailableError(Exception):
 def with_db_init(function: Callable[P, R]) -> Callable[P, R]:
     """Check that the database answers before a task runs, and retry the task if it does not.
 
-    The task is retried up to eight times, after 1, 2, 4, ... seconds, five minutes in all; also if
+    The task is retried up to eight times, after 1, 2, 4, ... seconds, four minutes in all; also if
     the connection is lost while it runs. The engine is created in the process that uses it.
     """
 
@@ -208,7 +210,7 @@ def touch_heartbeat_file(**_: object) -> None:
 def ping_broker() -> None:
     """Send a command to the broker; raises an error of Kombu or redis-py if it does not answer."""
     with celery_app.connection_for_write() as connection:
-        connection.ensure_connection(max_retries=1, timeout=1)
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=1)
 
 
 @signals.setup_logging.connect
@@ -216,21 +218,50 @@ def _configure_logging(**_: object) -> None:
     configure_logging()
 
 
-# The id of the HTTP request goes with the tasks that it queues, and with those that they queue.
+@signals.celeryd_init.connect
+@signals.beat_init.connect
+def _configure_telemetry(**_: object) -> None:
+    configure_telemetry()
+
+
+@signals.worker_process_shutdown.connect
+def _flush_telemetry(**_: object) -> None:
+    flush_telemetry()
+
+
+# The id of the request and its trace go with the tasks that it queues, and with those that they
+# queue.
 
 
 @signals.before_task_publish.connect
-def _send_request_id(headers: dict[str, Any], **_: object) -> None:
+def _send_context(headers: dict[str, Any], **_: object) -> None:
     headers.setdefault("request_id", correlation_id.get())
+    if "traceparent" not in headers:
+        propagate.inject(headers)
 
 
 @signals.task_prerun.connect
-def _bind_log_context(task: Task[..., Any], task_id: str, **_: object) -> None:
-    correlation_id.set(task.request.get("request_id") or task.request.root_id)
+def _begin_task(task: Task[..., Any], task_id: str, **_: object) -> None:
+    request: Any = task.request
+    correlation_id.set(request.get("request_id") or request.root_id)
     bind_contextvars(task=task.name, task_id=task_id)
+    span = trace.get_tracer(__name__).start_span(
+        f"run {task.name}",
+        propagate.extract(request.headers or {}),
+        trace.SpanKind.CONSUMER,
+        {"messaging.message.id": task_id},
+    )
+    request.span = span, context.attach(trace.set_span_in_context(span))
 
 
 @signals.task_postrun.connect
-def _clear_log_context(**_: object) -> None:
+def _end_task(task: Task[..., Any], state: str | None, **_: object) -> None:
+    request: Any = task.request
+    span, token = request.span
+    span.set_attribute("celery.state", str(state))
+    if state == states.FAILURE:
+        span.set_status(trace.StatusCode.ERROR)
+    span.end()
+    context.detach(token)
     correlation_id.set(None)
     clear_contextvars()

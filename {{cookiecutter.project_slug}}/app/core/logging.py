@@ -1,4 +1,7 @@
-"""Structured logs: JSON in production, readable lines in development. Neither shows a secret."""
+"""Structured logs on standard error: JSON in production, readable lines in development.
+
+Secrets are redacted.
+"""
 
 import logging
 import re
@@ -13,14 +16,17 @@ from structlog.typing import EventDict, Processor
 from app.core.config.settings import settings
 
 SECRET_NAME = re.compile("passw|secret|token|authorization|cookie|api_?key|credential", re.I)
-# In texts: the password of an URL, and what follows Bearer.
+# In text: the password in a URL, and what follows Bearer.
 SECRET_TEXT = re.compile(r"(://[^:/@\s]*:)[^@/\s]+(?=@)|(bearer\s+)\S+", re.I)
-# Added by libraries: what was passed in and came out, a coloured copy.
+# Added by Celery and Uvicorn: arguments and results, and a coloured copy of the message.
 UNWANTED = ("data", "color_message")
 
 
 def configure_logging() -> None:
-    """Send every logger of the process, the libraries' too, through one handler to stderr."""
+    """Send the logs of the application and of all libraries through one handler.
+
+    https://www.structlog.org/en/stable/standard-library.html#rendering-using-structlog-based-formatters-within-logging
+    """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -29,20 +35,16 @@ def configure_logging() -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_request_id,
     ]
-    last: list[Processor]
+    last: list[Processor] = [
+        structlog.processors.format_exc_info,
+        _redact_event,
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+    ]
     if settings.app.ENVIRONMENT == "production":
-        # Never with the local variables: they hold secrets.
-        transformer = ExceptionDictTransformer(show_locals=False)
         last = [
-            structlog.processors.ExceptionRenderer(transformer),
-            _redact,
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            _redact_event,
             structlog.processors.JSONRenderer(default=str),
-        ]
-    else:
-        last = [
-            structlog.processors.format_exc_info,
-            _redact,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ]
     handler = logging.StreamHandler()
     handler.setFormatter(
@@ -51,14 +53,11 @@ def configure_logging() -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(settings.app.LOG_LEVEL)
-    for name in ("uvicorn", "uvicorn.access", "uvicorn.error"):  # these come with their own
-        logger = logging.getLogger(name)
-        logger.handlers = []
-        logger.propagate = True
-    logging.getLogger("uvicorn.access").addFilter(_clean_access)
+    logging.basicConfig(handlers=[handler], level=settings.app.LOG_LEVEL, force=True)
+    for name in ("uvicorn", "uvicorn.access"):  # Uvicorn has given them handlers of their own.
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.access").addFilter(_clean_access_log)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -72,39 +71,35 @@ def configure_logging() -> None:
     )
 
 
+def redact(value: Any) -> Any:
+    """Return a copy of a value in which secrets are replaced."""
+    if isinstance(value, str):
+        return SECRET_TEXT.sub(r"\1\2***", value)
+    if isinstance(value, dict):
+        return {
+            key: "***" if isinstance(key, str) and SECRET_NAME.search(key) else redact(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redact(item) for item in value]
+    return value
+
+
 def _add_request_id(_logger: object, _method: str, event: EventDict) -> EventDict:
-    request_id = correlation_id.get()
-    if request_id:
+    if request_id := correlation_id.get():
         event["request_id"] = request_id
     return event
 
 
-def _clean_access(record: logging.LogRecord) -> bool:
-    """Cut the query off the address in an access log: it is the users' own.
+def _redact_event(_logger: object, _method: str, event: EventDict) -> EventDict:
+    return {key: item for key, item in redact(event).items() if key not in UNWANTED}
 
-    Return False for health checks: a line every few seconds would bury the others.
-    """
+
+def _clean_access_log(record: logging.LogRecord) -> bool:
+    """Remove the query string, which may be secret, and the lines of health checks."""
     if isinstance(record.args, tuple) and len(record.args) == 5:
         client, method, address, version, status = record.args
         path = str(address).partition("?")[0]
         record.args = (client, method, path, version, status)
-        return path != "/health/live"
+        return path not in ("/health/live", "/metrics")
     return True
-
-
-def _redact(_logger: object, _method: str, event: EventDict) -> EventDict:
-    for name in UNWANTED:
-        event.pop(name, None)
-    return {name: _redacted(name, value) for name, value in event.items()}
-
-
-def _redacted(name: object, value: Any) -> Any:
-    if isinstance(name, str) and SECRET_NAME.search(name):
-        return "***"
-    if isinstance(value, str):
-        return SECRET_TEXT.sub(r"\1\2***", value)
-    if isinstance(value, dict):
-        return {key: _redacted(key, item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_redacted(None, item) for item in value]
-    return value

@@ -18,7 +18,6 @@ from app.core.config.settings import settings
 ALGORITHM = "HS256"
 MIN_PASSWORD_LENGTH = 8
 MAX_PASSWORD_LENGTH = 128
-MAX_ID = 2**31 - 1
 # The smallest memory that OWASP recommends for Argon2id, so that parallel logins fit in a container:
 # https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html#argon2id
 password_hasher = PasswordHash([Argon2Hasher(memory_cost=19 * 1024, time_cost=2, parallelism=1)])
@@ -87,20 +86,20 @@ def keyed_hash(purpose: str, text: str) -> str:
     return hmac.new(key, message, hashlib.sha256).hexdigest()
 
 
-def create_access_token(user_id: int, login_id: int) -> str:
-    """Return a signed token of a user and a login, valid for ``ACCESS_TOKEN_MINUTES``."""
+def create_access_token(user_id: int, family: str) -> str:
+    """Return a signed token of a user and their login, valid for ``ACCESS_TOKEN_MINUTES``."""
     now = datetime.now(UTC)
     claims = {
         "sub": str(user_id),
-        "sid": login_id,
+        "sid": family,
         "iat": now,
         "exp": now + timedelta(minutes=settings.app.ACCESS_TOKEN_MINUTES),
     }
     return jwt.encode(claims, settings.app.SECRET_KEY, algorithm=ALGORITHM)
 
 
-def read_access_token(token: str) -> tuple[int, int]:
-    """Return the ids of the user and the login.
+def read_access_token(token: str) -> tuple[int, str]:
+    """Return the id of the user and the refresh token family of the login.
 
     Raises:
         InvalidTokenError: The signature, a claim or the time is wrong.
@@ -112,12 +111,9 @@ def read_access_token(token: str) -> tuple[int, int]:
             algorithms=[ALGORITHM],
             options={"require": ["sub", "sid", "exp"]},
         )
-        ids = int(claims["sub"]), int(claims["sid"])
-    except (jwt.InvalidTokenError, TypeError, ValueError) as error:
+        return int(claims["sub"]), str(claims["sid"])
+    except (jwt.InvalidTokenError, ValueError) as error:
         raise InvalidTokenError(str(error)) from error
-    if not all(0 < id_ <= MAX_ID for id_ in ids):
-        raise InvalidTokenError("an id is out of range")
-    return ids
 
 
 def create_refresh_token() -> str:

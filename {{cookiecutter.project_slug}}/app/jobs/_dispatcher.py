@@ -34,7 +34,7 @@ def dispatch(app: Celery) -> int:
         sqlalchemy.exc.SQLAlchemyError: The database does not answer.
     """
     _recover_lost_attempts(app)
-    has_waiting_messages = _has_waiting_messages(app)
+    has_waiting_messages = any(count_messages(app).values())
     published = 0
     while True:
         with session_scope() as session:
@@ -67,12 +67,17 @@ def _unpublished(session: Session, has_waiting_messages: bool) -> list[Job]:
     return list(session.scalars(query.limit(BATCH).with_for_update(skip_locked=True)))
 
 
-def _has_waiting_messages(app: Celery) -> bool:
+def count_messages(app: Celery) -> dict[str, int]:
+    """Return the number of messages that wait in each queue.
+
+    Raises:
+        kombu.exceptions.OperationalError: Redis does not answer.
+    """
     tasks: dict[str, Any] = dict(app.tasks)
     options = [({"queue": getattr(task, "queue", None)}, name) for name, task in tasks.items()]
     queues = {app.amqp.router.route(*option)["queue"].name for option in options}
     with app.connection_for_write() as connection:
-        return any(_count_messages(connection, queue) for queue in queues)
+        return {queue: _count_messages(connection, queue) for queue in sorted(queues)}
 
 
 def _count_messages(connection: Any, queue: str) -> int:

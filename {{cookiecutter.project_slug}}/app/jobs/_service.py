@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from asgi_correlation_id import correlation_id
 from celery import Task
+from opentelemetry import propagate
 from sqlalchemy import ColumnElement, delete, event, func, select, tuple_, update
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -65,6 +66,8 @@ def add_job(
     """Add a job to the session's transaction. See ``enqueue``."""
     inspect.signature(task.run).bind(**kwargs)
     json.dumps(kwargs, allow_nan=False)
+    headers: dict[str, Any] = {"request_id": correlation_id.get()}
+    propagate.inject(headers)  # The trace that the job belongs to.
     job = Job(
         id=str(uuid4()),
         task=task.name,
@@ -72,7 +75,7 @@ def add_job(
         status=JobStatus.PENDING,
         owner_id=owner_id,
         schedule=schedule,
-        headers={"request_id": correlation_id.get()},
+        headers=headers,
         attempts=0,
         series=0,
         lost=0,

@@ -223,12 +223,17 @@ def _recover(sender: Any, **_: object) -> None:
             put_back_lost(session, job, f"the worker {job.worker} was killed")
 
 
-@signals.worker_shutdown.connect
-def _hand_back(sender: Any, **_: object) -> None:
-    """Put back what this worker did not finish."""
-    with session_scope() as session:
-        for job in _running_on(session, sender.hostname):
-            requeue(session, job)
+@signals.worker_shutting_down.connect
+def _hand_back(sender: str, how: str, **_: object) -> None:
+    """Put back what this worker did not finish.
+
+    A warm shutdown waits for running tasks and begins with this signal. A cold one has cancelled
+    them before it sends it.
+    """
+    if how == "Cold":
+        with session_scope() as session:
+            for job in _running_on(session, sender):
+                requeue(session, job)
 
 
 @signals.task_failure.connect

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 from app.core.celery import find_task, touch_heartbeat_file
 from app.core.database import session_scope
 from app.jobs._dispatcher import dispatch
-from app.jobs._service import add_job
-from app.models.job import ScheduleState
+from app.jobs._service import add_job, database_time
+from app.models.job import BEAT, ScheduleState
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +36,8 @@ class JobScheduler(Scheduler):
             with session_scope() as session:
                 seconds = min(seconds, self._queue_due(session))
             dispatch(self.app)
+            with session_scope() as session:
+                session.merge(ScheduleState(name=BEAT, last_run_at=database_time(session)))
         except SQLAlchemyError as error:
             log.error("the database is unavailable, trying again", error=str(error).split("\n")[0])
         except (RedisUnavailableError, RedisError, OSError) as error:

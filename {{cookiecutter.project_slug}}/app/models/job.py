@@ -67,11 +67,16 @@ class Job(Base):
     finished_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
 
+# The name of the row that beat updates each time that it has looked at the schedule.
+BEAT = "beat"
+
+
 class ScheduleState(Base):
     """When an entry of the schedule ran last. It outlives the jobs, which are deleted in time."""
 
     __tablename__ = "schedule_states"
 
     name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(Timestamp, default=DATABASE_NOW)
     last_run_at: Mapped[datetime] = mapped_column(Timestamp)
     last_success_at: Mapped[datetime | None] = mapped_column(Timestamp)

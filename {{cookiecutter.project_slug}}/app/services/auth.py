@@ -84,8 +84,7 @@ def log_in(email: str, password: str) -> TokenPair:
             expires_at=_refresh_token_expiry(),
         )
         session.add(login)
-        session.flush()
-        return TokenPair(create_access_token(user.id, login.id), token)
+        return TokenPair(create_access_token(user.id, login.family), token)
 
 
 def change_password(session: Session, login: RefreshToken, password: str, new: str) -> None:
@@ -128,7 +127,7 @@ def rotate_tokens(refresh_token: str) -> TokenPair:
         )
         login = session.scalar(select(RefreshToken).where(family))
         if login and (rotated or _is_repeated(login, token_hash)):
-            return TokenPair(create_access_token(login.user_id, login.id), successor)
+            return TokenPair(create_access_token(login.user_id, login.family), successor)
         if login and login.expires_at > now:
             log.warning("refresh token reuse, the login was ended", user_id=login.user_id)
             _execute(session, delete(RefreshToken).where(family))

@@ -45,6 +45,7 @@ def upgrade() -> None:
     op.create_table(
         "schedule_states",
         sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("created_at", timestamp, nullable=False),
         sa.Column("last_run_at", timestamp, nullable=False),
         sa.Column("last_success_at", timestamp, nullable=True),
         sa.PrimaryKeyConstraint("name", name="pk_schedule_states"),

@@ -40,11 +40,11 @@ def database_server() -> Iterator[None]:
             shutil.chown(folder, USER)
             shutil.chown(password, USER)
         options = ["--username=test", f"--pwfile={password}", "--auth=scram-sha-256"]
-        command = [initdb, "-D", data, *options, "--encoding=UTF8", "--no-sync"]
+        command = [initdb, f"--pgdata={data}", *options, "--encoding=UTF8", "--no-sync"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, user=USER, cwd=folder)
-        postgres = Path(initdb).with_name("postgres")
+        command = [str(Path(initdb).with_name("postgres")), "-D", str(data)]
         # -F: the data need not survive a power cut.
-        command = [postgres, "-D", data, "-p", str(PORT), "-h", "127.0.0.1", "-k", "", "-F"]
+        command += ["-p", str(PORT), "-h", "127.0.0.1", "-k", "", "-F"]
         with server(command, folder / "log", _create_database, USER):
             yield
     finally:
@@ -52,9 +52,9 @@ def database_server() -> Iterator[None]:
 
 
 def _create_database() -> bool:
-    login = {"host": "127.0.0.1", "port": PORT, "user": "test", "password": PASSWORD}
+    options = f"host=127.0.0.1 port={PORT} user=test dbname=postgres"
     try:
-        with psycopg.connect(**login, dbname="postgres", autocommit=True) as connection:
+        with psycopg.connect(options, password=PASSWORD, autocommit=True) as connection:
             connection.execute("CREATE DATABASE test")
     except psycopg.OperationalError:  # It is still starting.
         return False

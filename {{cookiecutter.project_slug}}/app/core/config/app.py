@@ -56,7 +56,7 @@ class AppSettings(SettingsGroup):
 
     # Addresses or networks of the proxies whose X-Forwarded-For header is trusted.
     TRUSTED_PROXIES: CommaSeparated = ()
-    # Host names that the API answers to, such as api.example.com or *.example.com.
-    TRUSTED_HOSTS: CommaSeparated = ("*",)
+    # Host names that the API answers to, such as api.example.com or *.example.com. Empty means all.
+    TRUSTED_HOSTS: CommaSeparated = ()
     # Origins whose pages may call the API from a browser, such as https://app.example.com.
     CORS_ORIGINS: CommaSeparated = ()

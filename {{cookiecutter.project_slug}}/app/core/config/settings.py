@@ -14,6 +14,7 @@ from app.core.config.celery import CelerySettings
 {% endif %}
 from app.core.config.database import DatabaseSettings
 from app.core.config.env_file import check_env_file
+from app.core.config.monitoring import MonitoringSettings
 {% if cookiecutter.use_redis %}
 from app.core.config.redis import RedisSettings
 {% endif %}
@@ -35,6 +36,7 @@ class Settings(BaseModel):
 {% if cookiecutter.use_backup %}
     backup: BackupSettings = Field(default_factory=BackupSettings)
 {% endif %}
+    monitoring: MonitoringSettings = Field(default_factory=MonitoringSettings)
 
 
 def load_settings() -> Settings:

@@ -1,0 +1,271 @@
+"""Tasks and a console for the fault tests, copied into the ``app/tasks/`` of a generated project.
+
+What has run is written to a file, which no fault touches. Run as a program, the module evaluates
+the expressions that it reads, one JSON string a line, and answers each with a line of JSON.
+"""
+
+import ctypes
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+from app.core.celery import celery_app, with_db_init
+from app.core.database import DATABASE_NOW, get_engine, session_scope
+from app.jobs import Job, cancel_job, enqueue, get_job, list_jobs, retry_job
+from app.jobs._publisher import Message
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+log = structlog.get_logger(__name__)
+
+
+RUNS = Path(os.environ["RUNS_FILE"])
+
+
+def runs() -> str:
+    """Return what was written so far."""
+    return RUNS.read_text() if RUNS.exists() else ""
+
+
+def note(key: str, event: str) -> None:
+    """Append a line; one write, so that lines of several processes do not mix."""
+    line = f"{key} {event} {os.getpid()} {time.monotonic():.3f}\n"
+    descriptor = os.open(RUNS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, line.encode())
+    os.close(descriptor)
+
+
+@celery_app.task
+def nap(key: str, seconds: float = 0) -> str:
+    """Sleep."""
+    note(key, "start")
+    time.sleep(seconds)
+    note(key, "end")
+    return key
+
+
+@celery_app.task
+def stubborn(key: str, seconds: float, then: float = 0) -> None:
+    """Sleep and ignore the soft time limit; another time when it is run again."""
+    if f"{key} start" in runs():
+        seconds = then
+    note(key, "start")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.1)
+        except SoftTimeLimitExceeded:
+            note(key, "soft")
+
+
+@celery_app.task
+def crash(key: str, times: int = 1_000) -> str:
+    """Crash the process that runs it, so many times."""
+    note(key, "start")
+    if runs().count(f"{key} start") <= times:
+        ctypes.string_at(0)
+    note(key, "end")
+    return key
+
+
+@celery_app.task
+def leave(key: str) -> None:
+    """End the process that runs it in an orderly way."""
+    note(key, "start")
+    sys.exit(3)
+
+
+class OddError(Exception):
+    """Its arguments are not JSON, and it cannot be unpickled."""
+
+    def __init__(self, one: object, two: object) -> None:
+        super().__init__(f"odd {type(one).__name__}", one, two)
+
+
+@celery_app.task
+def outcome(key: str, kind: str) -> object:
+    """End in one of several ways."""
+    note(key, "start")
+    match kind:
+        case "object":
+            return object()
+        case "nan":
+            return {"value": float("nan")}
+        case "odd":
+            raise OddError(object(), lambda: None)
+        case "text":
+            raise ValueError("no \0 \ud800 é")
+        case "ignore":
+            raise Ignore
+        case "reject":
+            raise Reject("no", requeue=False)
+    return kind
+
+
+@celery_app.task(bind=True, max_retries=2)
+def fail(self: Any, key: str, failures: int, delay: float = 0) -> int:
+    """Fail so many times, then return the number of retries."""
+    note(key, f"retries-{self.request.retries}")
+    if runs().count(f"{key} retries") <= failures:
+        raise self.retry(exc=ConnectionError("no connection"), countdown=delay)
+    return int(self.request.retries)
+
+
+@celery_app.task(bind=True, max_retries=2)
+def crash_then_fail(self: Any, key: str) -> None:
+    """Fail, except that the second attempt crashes the process."""
+    note(key, f"retries-{self.request.retries}")
+    if runs().count(f"{key} retries") == 2:
+        ctypes.string_at(0)
+    raise self.retry(exc=ConnectionError("no connection"), countdown=0)
+
+
+if "WITHOUT_EXTRA" not in os.environ:
+
+    @celery_app.task
+    def extra(key: str) -> None:
+        """Exist only in some processes."""
+        note(key, "start")
+
+
+@celery_app.task
+def hold(key: str) -> str:
+    """Wait for a file."""
+    note(key, "start")
+    while not Path(f"{RUNS}.{key}").exists():
+        time.sleep(0.05)
+    note(key, "end")
+    return key
+
+
+@celery_app.task(bind=True)
+def progress(self: Any, key: str) -> str:
+    """Report progress and wait for a file."""
+    self.update_state(state="PROGRESS", meta={"done": 3})
+    return hold(key)
+
+
+@celery_app.task
+@with_db_init
+def with_database(key: str) -> str:
+    """Use the database."""
+    note(key, "end")
+    return key
+
+
+@celery_app.task
+def family(key: str, generations: int) -> str:
+    """Queue a child as a job and another one with ``delay()``."""
+    log.info("family", key=key, generations=generations)
+    note(key, "start")
+    if generations:
+        with session_scope() as session:
+            enqueue(session, family, key=key, generations=generations - 1)
+        family.delay(key, 0)
+    return key
+
+
+@celery_app.task
+def parent(key: str, seconds: float) -> None:
+    """Queue a child with ``delay()`` and sleep."""
+    nap.delay(f"{key}-child", seconds)
+    nap(key, seconds)
+
+
+@celery_app.task
+def tick() -> None:
+    """Be due."""
+    note("tick", "start")
+
+
+if "BEAT_EVERY" in os.environ:
+    celery_app.conf.beat_schedule["tick"] = {
+        "task": "app.tasks.fault_tasks.tick",
+        "schedule": float(os.environ["BEAT_EVERY"]),
+    }
+
+
+# The console
+
+
+def add(task: str, count: int = 1, **kwargs: Any) -> list[str]:
+    """Queue jobs in one transaction and return their ids."""
+    function = celery_app.tasks[f"app.tasks.fault_tasks.{task}"]
+    with session_scope() as session:
+        return [enqueue(session, function, **kwargs).id for _ in range(count)]
+
+
+def naps(keys: list[str], seconds: float = 0) -> list[str]:
+    """Queue a nap for each key in one transaction and return their ids."""
+    with session_scope() as session:
+        return [enqueue(session, nap, key=key, seconds=seconds).id for key in keys]
+
+
+def rows(*ids: str) -> list[dict[str, Any]]:
+    """Return what the database has of some jobs, or of all."""
+    with session_scope() as session:
+        query = select(Job).order_by(Job.created_at)
+        if ids:
+            query = query.where(Job.id.in_(ids))
+        columns = Job.__table__.columns.keys()
+        return [{name: getattr(job, name) for name in columns} for job in session.scalars(query)]
+
+
+def count() -> dict[str, int]:
+    """Return the number of jobs in each state."""
+    with session_scope() as session:
+        query = select(Job.status, func.count()).group_by(Job.status)
+        return {status: number for status, number in session.execute(query)}
+
+
+def cancel(job_id: str) -> str:
+    """Cancel a job and return its state."""
+    with session_scope() as session:
+        return cancel_job(session, job_id).status
+
+
+def retry(job_id: str) -> str:
+    """Retry a job and return its state."""
+    with session_scope() as session:
+        return retry_job(session, job_id).status
+
+
+def again(job_id: str, attempts: int) -> None:
+    """Send the message of an attempt again."""
+    with session_scope() as session:
+        job = get_job(session, job_id)
+        job.attempts = attempts
+        message = Message.of(job)
+        session.rollback()
+    message.publish()
+
+
+def change(job_id: str, **values: Any) -> None:
+    """Change the row of a job."""
+    with session_scope() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(values))
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    names = dict(globals(), Session=Session, get_engine=get_engine, get_job=get_job)
+    names |= {"list_jobs": list_jobs, "cancel_job": cancel_job, "DATABASE_NOW": DATABASE_NOW}
+    names |= {"session": Session(get_engine()), "names": names}
+    for line in sys.stdin:
+        try:
+            answer = {"value": eval(json.loads(line), names)}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer, default=str), flush=True)
+
+
+if __name__ == "__main__":
+    # Under its own name, so that tasks are registered once.
+    from app.tasks import fault_tasks
+
+    fault_tasks.main()
