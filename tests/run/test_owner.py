@@ -20,6 +20,7 @@ from tests.harness import (
     free_port,
     generate,
     install,
+    listens,
     log_in,
     project_environment,
     run,
@@ -90,7 +91,7 @@ def development(project: Path, log: Path, **environment: str) -> Iterator[psutil
             assert process.poll() is None, log.read_text()
             return "/docs\n" in log.read_text()
 
-        wait_until(started, 180, f"python -m dev has not started:\n{log.read_text()}")
+        wait_until(started, 180, "python -m dev has not started")
         yield process
         children = process.children(recursive=True)
         process.send_signal(signal.SIGINT)
@@ -100,6 +101,13 @@ def development(project: Path, log: Path, **environment: str) -> Iterator[psutil
         for child in [process, *children]:
             if child.is_running():
                 child.kill()
+
+
+def notify(client: httpx.Client) -> None:
+    """Queue a notification and wait until it is sent."""
+    response = client.post("/notify", params={"user_id": 1, "message": "hello"})
+    state = wait_for_task(client, response.json()["task_id"])
+    assert state["status"] == "SUCCESS"
 
 
 def apply_recipes(project: Path) -> Iterator[str]:
@@ -192,9 +200,7 @@ def test_first_week_of_an_owner(database: str, tmp_path: Path) -> None:
             assert "me@example.com" in shown
             assert '"task_id"' in shown
             client = log_in(httpx.Client(base_url=f"http://localhost:{api}", timeout=30))
-            parameters = {"user_id": 1, "message": "hello"}
-            task_id = client.post("/notify", params=parameters).json()["task_id"]
-            assert wait_for_task(client, task_id)["status"] == "SUCCESS"
+            notify(client)
 
             # A worker that is killed is started again, and so is one whose code has changed.
             def worker() -> psutil.Process:
@@ -202,11 +208,13 @@ def test_first_week_of_an_owner(database: str, tmp_path: Path) -> None:
 
             worker().kill()
             wait_until(lambda: "worker ended with code -9, starting it again" in log.read_text())
+            wait_until(lambda: log.read_text().count(" ready.") == 2, 120)
             task = project / "app/tasks/example_task.py"
             task.write_text(task.read_text() + "\n# changed\n")
             wait_until(lambda: "the code has changed" in log.read_text())
-            task_id = client.post("/notify", params=parameters).json()["task_id"]
-            assert wait_for_task(client, task_id)["status"] == "SUCCESS"
+            wait_until(lambda: log.read_text().count(" ready.") == 3, 120)
+            wait_until(lambda: listens(api))
+            notify(client)
         assert "Traceback" not in log.read_text()
         run(*GIT, "checkout", "--quiet", ".", cwd=project)
 

@@ -14,8 +14,9 @@ engine = make_engine()
 try:
     connection = engine.connect()
 except OperationalError as error:
-    url = engine.url.render_as_string()  # without the password
-    raise SystemExit(f"The database does not answer: {error.orig}. DATABASE_URL is {url}") from None
+    reason = str(error.orig).split("\n")[0]
+    # The password is not part of the text of a URL.
+    raise SystemExit(f"The database does not answer at {engine.url}: {reason}") from None
 
 with connection:
     context.configure(
