@@ -343,7 +343,11 @@ def test_data_outlive_the_containers(stack: ComposeStack) -> None:
 
 @on("without_celery")
 def test_postgresql_refuses_the_data_of_another_version_until_upgraded(stack: ComposeStack) -> None:
-    """The stack has PostgreSQL 17 until here."""
+    """The stack starts with PostgreSQL 17, and has 18 from here on."""
+    assert "17." in stack.execute("db", "postgres", "--version")
+    me = stack.log_in("keeper@example.com").get("/users/me").json()
+    stack.backup("create")
+    stack.backup("verify")
     stack.compose("down", "--timeout=20")
     stack.compose("up", "-d", "db", DATABASE_IMAGE="postgres:18")
     message = "The volume has data of PostgreSQL 17 and this is PostgreSQL 18."
@@ -356,6 +360,6 @@ def test_postgresql_refuses_the_data_of_another_version_until_upgraded(stack: Co
     commands = commands.replace("stack-without-celery_database", f"{stack.name}_database")
     stack.run("bash", "-euo", "pipefail", "-c", commands)
     stack.environment["DATABASE_IMAGE"] = "postgres:18"
-    stack.up()
+    stack.up("--build")
     assert "18." in stack.execute("db", "postgres", "--version")
-    assert stack.log_in("keeper@example.com").get("/users/me").status_code == 200
+    assert stack.log_in("keeper@example.com").get("/users/me").json() == me
