@@ -628,7 +628,7 @@ def ahead() -> dict[str, str]:
     """Return the environment of a process whose clock is a day ahead."""
     find_program("faketime", install="apt install faketime")
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    return {"LD_PRELOAD": str(library), "FAKETIME": "+1d", "DONT_FAKE_MONOTONIC": "1"}
+    return {"LD_PRELOAD": str(library), "FAKETIME": "+1d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 @fault("a worker whose clock is a day ahead", databases=("postgresql",))

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,10 @@ SCHEMAS = {
     "foreign keys": "CREATE TABLE a (id INTEGER PRIMARY KEY, b REFERENCES b DEFERRABLE INITIALLY DEFERRED);"
     "CREATE TABLE b (id INTEGER PRIMARY KEY AUTOINCREMENT, a REFERENCES a);"
     "INSERT INTO b VALUES (100, 1); INSERT INTO a VALUES (1, 100); DELETE FROM b",
-    "names": """CREATE TABLE "a 'b"" %s" ("x`y" INT); INSERT INTO "a 'b"" %s" VALUES (1)""",
+    "names": """CREATE TABLE "a 'b" ("x`y" INT); INSERT INTO "a 'b" VALUES (1)""",
     "pragmas": "PRAGMA user_version = 42; PRAGMA application_id = 7; CREATE TABLE t (n)",
-    "page size": "PRAGMA journal_mode = DELETE; PRAGMA page_size = 1024; VACUUM; CREATE TABLE t (n);"
-    "INSERT INTO t VALUES (zeroblob(100000)); DELETE FROM t",
+    "page size": "PRAGMA journal_mode = DELETE; PRAGMA page_size = 1024; VACUUM; CREATE TABLE p (n);"
+    "INSERT INTO p VALUES (zeroblob(100000)); DELETE FROM p",
 }
 
 
@@ -42,7 +43,7 @@ def path_of(url: str) -> Path:
 
 def content(path: Path) -> list[object]:
     """Return all that a dump of a database shows, and its pragmas."""
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db:
         rows = [db.execute(f"PRAGMA {name}").fetchone() for name in ("user_version", "application_id")]
         names = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE '%WITHOUT%'")
         ids = []
@@ -58,7 +59,7 @@ def content(path: Path) -> list[object]:
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_round_trip(schema: str, new_url: Callable[[], str], tmp_path: Path) -> None:
     config = BackupConfig(new_url(), tmp_path / "backups")
-    with sqlite3.connect(path_of(config.url)) as db:
+    with closing(sqlite3.connect(path_of(config.url))) as db:
         db.executescript(SCHEMAS[schema])
     before = content(path_of(config.url))
     made = Path(create_backup(config)["path"])
@@ -66,7 +67,7 @@ def test_round_trip(schema: str, new_url: Callable[[], str], tmp_path: Path) -> 
     other = new_url()
     dialect.native_restore(made, other)
     assert content(path_of(other)) == before
-    with sqlite3.connect(path_of(config.url)) as db:
+    with closing(sqlite3.connect(path_of(config.url))) as db:
         db.executescript("CREATE TABLE later (n); INSERT INTO later VALUES (1)")
     kept = restore_backup(config)["kept_as"]
     assert content(path_of(config.url)) == before
@@ -76,18 +77,18 @@ def test_round_trip(schema: str, new_url: Callable[[], str], tmp_path: Path) -> 
 def test_another_page_size_is_refused(new_url: Callable[[], str], tmp_path: Path) -> None:
     config = BackupConfig(new_url(), tmp_path / "backups")
     live = path_of(config.url)
-    with sqlite3.connect(live) as db:
+    with closing(sqlite3.connect(live)) as db:
         db.executescript(SCHEMAS["rowids"])
     create_backup(config)
-    with sqlite3.connect(live) as db:
+    with closing(sqlite3.connect(live)) as db:
         db.executescript(SCHEMAS["page size"])
     with pytest.raises(backup.RefusedError, match="move the live file away"):
         restore_backup(config)
-    with sqlite3.connect(live) as db:
+    with closing(sqlite3.connect(live)) as db:
         assert db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (2,)
     dialect.drop_database(config.url)
     restore_backup(config)
-    with sqlite3.connect(live) as db:
+    with closing(sqlite3.connect(live)) as db:
         assert db.execute("SELECT rowid, name FROM t ORDER BY 1").fetchall() == [(1, "a"), (77, "c")]
 
 
@@ -95,7 +96,7 @@ def test_collations_and_functions_of_the_application(
     new_url: Callable[[], str], tmp_path: Path
 ) -> None:
     config = BackupConfig(new_url(), tmp_path / "backups")
-    with sqlite3.connect(path_of(config.url)) as db:
+    with closing(sqlite3.connect(path_of(config.url))) as db:
         db.create_collation("backwards", lambda a, b: (a < b) - (a > b))
         db.create_function("ours", 1, lambda value: len(value), deterministic=True)
         db.executescript(

@@ -1,6 +1,6 @@
 """Database backups that are proven to restore.
 
-This package knows nothing of the API or of Celery: it works from cron, and can be lifted out.
+This package does not depend on the rest of the application: it works from cron, and can be lifted out.
 Every function takes a BackupConfig and returns plain JSON data; an expected failure is a
 BackupError.
 """

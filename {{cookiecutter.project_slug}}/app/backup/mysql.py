@@ -176,7 +176,7 @@ def load(url: str, side: str, source: Reader, properties: dict[str, Any]) -> Non
         tool, version = _tool(_server_version(conn), ("mysql", "mariadb"))
         _create(conn, side, database_name(url), properties)
     # With --binary-mode the client runs SQL only: no \!, no system, no source.
-    arguments = ["--batch", "--binary-mode", "--default-character-set=utf8mb4"]
+    arguments = ["--batch", "--binary-mode", "--comments", "--default-character-set=utf8mb4"]
     arguments += ["--max-allowed-packet=1G", f"--database={side}"]
     left = properties.get("side_bytes", 0)
     with programs.running(_command(url, tool, version, *arguments), feed=True) as client:

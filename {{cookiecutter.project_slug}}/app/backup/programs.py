@@ -17,6 +17,9 @@ from typing import IO
 from app.backup.base import CHUNK, one_line
 from app.backup.errors import DatabaseError
 
+# "ERROR 1045 (28000): …" and "ERROR:  …" of the clients, "pg_dump: error: …" of the programs.
+ERROR = re.compile(r"ERROR( \d+|:)|[\w-]+: (error|fatal|Error|Got error|Couldn't)\b")
+
 
 @dataclass(frozen=True)
 class Command:
@@ -80,7 +83,7 @@ def _failure(command: Command, code: int, stderr: IO[bytes]) -> str:
     stderr.seek(0)
     lines = stderr.read(64 * 1024).decode(errors="replace").splitlines()
     # Only the lines of the error itself: those around it may hold rows of the database.
-    errors = [line for line in lines if re.match(r"\S*( \S+)? ?(ERROR|error|FATAL)\b", line)]
+    errors = [line for line in lines if ERROR.match(line)]
     words = one_line(" ".join(errors or lines[:3]), command.secret)
     if code < 0:
         words = f"killed by signal {-code}. {words}"

@@ -246,7 +246,7 @@ def _with_stand_ins(db: sqlite3.Connection, query: str) -> list[Any]:
         try:
             return db.execute(query).fetchall()
         except sqlite3.OperationalError as error:
-            match = re.search(r"no such (collation sequence|function): (\S+)", str(error))
+            match = re.search(r"(collation sequence|function): (\w+)", str(error))
             if match is None:
                 raise
             if match[1] == "function":

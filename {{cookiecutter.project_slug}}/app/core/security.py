@@ -18,7 +18,7 @@ from app.core.config.settings import settings
 ALGORITHM = "HS256"
 MIN_PASSWORD_LENGTH = 8
 MAX_PASSWORD_LENGTH = 128
-# The smallest memory that OWASP recommends for Argon2id, so that parallel logins fit in a container:
+# The smallest memory that OWASP recommends for Argon2id, so that parallel logins need little memory:
 # https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html#argon2id
 password_hasher = PasswordHash([Argon2Hasher(memory_cost=19 * 1024, time_cost=2, parallelism=1)])
 

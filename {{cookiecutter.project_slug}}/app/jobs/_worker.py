@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 # that the attempt counts as lost, and the job runs again.
 OUTCOME_TIMEOUT = 120
 
+# The name of this worker.
+_worker_name = ""
+
 
 class JobTask(Task[..., Any]):
     """The base class of all tasks. A task that was queued with ``.delay()`` runs as in Celery."""
@@ -215,6 +218,12 @@ def _running_on(session: Session, worker: str) -> list[Job]:
     return list(session.scalars(query.with_for_update()))
 
 
+@signals.worker_init.connect
+def _remember_name(sender: Any, **_: object) -> None:
+    global _worker_name
+    _worker_name = sender.hostname
+
+
 @signals.worker_ready.connect
 def _recover(sender: Any, **_: object) -> None:
     """Put back what a worker of the same name was running when it was killed."""
@@ -243,7 +252,8 @@ def _record_lost_process(task_id: str, exception: BaseException, **_: object) ->
         return
     with session_scope() as session:
         job = session.get(Job, task_id, with_for_update=True)
-        if job is None or job.status not in RUNNING:
+        # A worker that was frozen must not end an attempt that runs elsewhere meanwhile.
+        if job is None or job.status not in RUNNING or job.worker != _worker_name:
             return
         if isinstance(exception, WorkerLostError):
             put_back_lost(session, job, describe(exception))

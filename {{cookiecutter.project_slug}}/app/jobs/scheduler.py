@@ -50,13 +50,14 @@ class JobScheduler(Scheduler):
         states = {state.name: state for state in session.scalars(select(ScheduleState))}
         delays: list[float] = [self.max_interval or 0]
         entries: list[Any] = list(self.schedule.values())
+        # The clock of this process may be wrong, and two beats must agree.
+        now = database_time(session)
         for entry in entries:
-            now = entry.default_now().astimezone(UTC).replace(tzinfo=None)
+            entry.schedule.nowfun = lambda: now.replace(tzinfo=UTC)
             if entry.name not in states:  # The first run comes at the entry's next time.
                 states[entry.name] = session.merge(ScheduleState(name=entry.name, last_run_at=now))
-            # A time in the future comes from a clock that was wrong.
-            last_run_at = min(states[entry.name].last_run_at, now)
-            is_due, delay = entry.schedule.is_due(last_run_at.replace(tzinfo=UTC))
+            last_run_at = states[entry.name].last_run_at.replace(tzinfo=UTC)
+            is_due, delay = entry.schedule.is_due(last_run_at)
             delays.append(delay)
             if is_due and self._claim(session, states[entry.name], now):
                 task: Any = find_task(entry.task)

@@ -48,7 +48,7 @@ def native_restore(backup: Path, url: str) -> None:
         "CLIENT": "mariadb" if _is_mariadb(url) else "mysql",
     }
     where = f"--protocol=tcp -h {parts.host} -P {parts.port} -u {parts.username} {parts.database}"
-    command = f'gunzip -c "$BACKUP" | "$CLIENT" --default-character-set=utf8mb4 {where}'
+    command = f'gunzip -c "$BACKUP" | "$CLIENT" --comments --default-character-set=utf8mb4 {where}'
     subprocess.run(["bash", "-o", "pipefail", "-c", command], env=env, check=True)
 
 

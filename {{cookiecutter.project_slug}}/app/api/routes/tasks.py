@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, FastAPI, HTTPException, Query, status
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 from app.api.deps import CurrentUser, SessionDep
 from app.api.errors import errors
@@ -38,6 +38,10 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 router = APIRouter(tags=["tasks"], lifespan=lifespan)
 
 
+# Times are stored without a time zone.
+UtcTime = Annotated[datetime, AfterValidator(lambda time: time.replace(tzinfo=UTC))]
+
+
 class QueuedTask(BaseModel):
     """A task that was queued."""
 
@@ -61,9 +65,9 @@ class TaskSummary(TaskState):
 
     task: str
     attempts: int
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
+    created_at: UtcTime
+    started_at: UtcTime | None
+    finished_at: UtcTime | None
 
 
 class TaskPage(BaseModel):
@@ -78,7 +82,7 @@ def notify(
     session: SessionDep,
     user: CurrentUser,
     user_id: Annotated[int, Query(ge=1, le=2**31 - 1)],
-    message: Annotated[str, Query(min_length=1, max_length=10_000)],
+    message: Annotated[str, Query(min_length=1, max_length=4_000)],
 ) -> QueuedTask:
     """Queue a notification to a user."""
     limit = settings.celery.JOB_MAX_WAITING_PER_USER
@@ -92,7 +96,7 @@ def notify(
     return QueuedTask(task_id=job.id)
 
 
-@router.get("/tasks", responses=errors(401))
+@router.get("/tasks", responses=errors(401, 404))
 def read_tasks(
     session: SessionDep,
     user: CurrentUser,
@@ -104,7 +108,7 @@ def read_tasks(
     try:
         jobs = list_jobs(session, owner_id=user.id, status=status, before=cursor, limit=limit + 1)
     except JobNotFoundError:
-        raise HTTPException(422, "The cursor is not known") from None
+        raise _not_found() from None
     page = jobs[:limit]
     return TaskPage(
         items=[_summary(job) for job in page],
