@@ -48,7 +48,7 @@ def configure_tracing() -> None:
 
 
 def _begin_statement(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-    span = INVALID_SPAN
+    span: trace.Span = INVALID_SPAN
     if trace.get_current_span().is_recording():
         attributes = {"db.system.name": connection.dialect.name, "db.query.text": statement}
         name = statement.split(maxsplit=1)[0]
