@@ -1,4 +1,4 @@
-"""What takes longer than a generated project's own suite should: backups under load and kills."""
+"""What takes longer than a generated project's own suite should: schemas, faults, load and kills."""
 
 import shutil
 from pathlib import Path
@@ -6,15 +6,21 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Bake
-from tests.harness import DATABASES, install, run_suite
+from tests.harness import DATABASES, find_program, install, run_suite
 
-HEAVY = Path(__file__).with_name("generated") / "backup_heavy.py"
+GENERATED = Path(__file__).with_name("generated")
 
 
+@pytest.mark.parametrize("name", ["schemas", "load", "copies"])
 @pytest.mark.parametrize("database", DATABASES)
-def test_backups_under_load_and_kills(bake: Bake, database: str) -> None:
-    """100 000 rows, writers that never stop, restores killed at any moment; on a real server."""
+def test_backups(
+    bake: Bake, database: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of ``generated/`` become part of the project's own suite, on a real server."""
     project = bake(database=database, use_celery=False)
-    shutil.copy(HEAVY, project / "tests/backup/test_heavy.py")
+    source = GENERATED / f"backup_{database if name == 'schemas' else name}.py"
+    shutil.copy(source, project / f"tests/backup/test_{name}.py")
+    if name == "copies":
+        monkeypatch.setenv("MOTO_SERVER", find_program("moto_server", install="uv sync"))
     install(project)
-    run_suite(project, "tests/backup/test_heavy.py")
+    run_suite(project, f"tests/backup/test_{name}.py")
