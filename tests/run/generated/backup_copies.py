@@ -11,10 +11,10 @@ import obstore
 import pyrage
 import pytest
 import sqlalchemy as sa
-from obstore.store import from_url
 
 from app import backup
 from app.backup import BackupConfig, create_backup, restore_backup, verify_backup
+from app.backup.copy import _store
 from tests.backup import content
 from tests.servers import free_port, listens, running, wait_until
 
@@ -46,7 +46,7 @@ def copied(config: BackupConfig, endpoint: str, tmp_path: Path) -> BackupConfig:
 
 
 def objects(config: BackupConfig) -> list[str]:
-    store = from_url(str(config.copy_url), **config.copy_options)
+    store = _store(config)
     return sorted(one["path"] for page in obstore.list(store) for one in page)
 
 
@@ -71,7 +71,7 @@ def test_age_opens_a_copy_with_any_of_the_keys(copied: BackupConfig, tmp_path: P
     keys = [pyrage.x25519.Identity.generate() for _ in range(2)]
     encrypted = replace(copied, age_recipients=tuple(str(key.to_public()) for key in keys))
     made = create_backup(encrypted)
-    store = from_url(str(copied.copy_url), **copied.copy_options)
+    store = _store(copied)
     (tmp_path / "copy.age").write_bytes(bytes(obstore.get(store, f"{made['file']}.age").bytes()))
     for number, key in enumerate(keys):
         (tmp_path / f"{number}.txt").write_text(str(key))
@@ -105,7 +105,7 @@ def test_a_bucket_that_is_gone_and_a_server_that_is_away(copied: BackupConfig) -
 
 def test_a_damaged_copy_is_refused(copied: BackupConfig, tmp_path: Path) -> None:
     made = create_backup(copied)
-    store = from_url(str(copied.copy_url), **copied.copy_options)
+    store = _store(copied)
     obstore.put(store, made["file"], b"damaged")
     with pytest.raises(backup.InvalidBackupError):
         verify_backup(replace(copied, directory=tmp_path / "new"))
@@ -114,7 +114,7 @@ def test_a_damaged_copy_is_refused(copied: BackupConfig, tmp_path: Path) -> None
 
 def test_data_without_a_manifest_is_no_copy(copied: BackupConfig) -> None:
     made = create_backup(copied)
-    store = from_url(str(copied.copy_url), **copied.copy_options)
+    store = _store(copied)
     obstore.delete(store, f"{made['file']}.json")
     assert backup.list_backups(copied)[0]["places"] == ["local"]
     create_backup(copied)
