@@ -6,16 +6,21 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Bake
-from tests.harness import DATABASES, install, run_suite
+from tests.harness import DATABASES, find_program, install, run_suite
 
 GENERATED = Path(__file__).with_name("generated")
 
 
+@pytest.mark.parametrize("name", ["schemas", "load", "copies"])
 @pytest.mark.parametrize("database", DATABASES)
-def test_backups_of_hard_schemas_under_load_and_kills(bake: Bake, database: str) -> None:
+def test_backups(
+    bake: Bake, database: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The files of ``generated/`` become part of the project's own suite, on a real server."""
     project = bake(database=database, use_celery=False)
-    for name in (database, "load", "copies"):
-        shutil.copy(GENERATED / f"backup_{name}.py", project / f"tests/backup/test_{name}.py")
-    install(project, None, "--with=moto[server]") if False else install(project)
-    run_suite(project, *(f"tests/backup/test_{name}.py" for name in (database, "load", "copies")))
+    source = GENERATED / f"backup_{database if name == 'schemas' else name}.py"
+    shutil.copy(source, project / f"tests/backup/test_{name}.py")
+    if name == "copies":
+        monkeypatch.setenv("MOTO_SERVER", find_program("moto_server", install="uv sync"))
+    install(project)
+    run_suite(project, f"tests/backup/test_{name}.py")

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from app.backup import BackupConfig, create_backup, restore_backup, verify_backup
 from tests.backup import content
-from tests.backup.conftest import wait_until
+from tests.servers import wait_until
 
 
 def test_100_000_rows(config: BackupConfig, live: sa.Engine) -> None:
@@ -63,7 +63,7 @@ def test_database_that_never_stands_still(config: BackupConfig, live: sa.Engine)
             assert rows["audit"] == 15 + 2 * added
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(20))
 def test_restore_killed_at_any_moment(
     config: BackupConfig, live: sa.Engine, stopped: Callable[..., Any], seed: int
 ) -> None:
@@ -87,4 +87,4 @@ def test_restore_killed_at_any_moment(
             return False
 
     wait_until(complete)
-    verify_backup(config)
+    verify_backup(config, wait=30)

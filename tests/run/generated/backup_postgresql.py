@@ -166,11 +166,10 @@ def test_properties_of_the_database_come_back(
 ) -> None:
     admin = new_url()
     name = f"{sa.make_url(admin).database}_icu"
-    options = {"options": "-c allow_in_place_tablespaces=on"}
-    sql(
-        sa.make_url(admin).update_query_dict(options).render_as_string(False),
-        "CREATE TABLESPACE elsewhere LOCATION ''",
-    )
+    address = sa.make_url(admin).set(drivername="postgresql").render_as_string(False)
+    with psycopg.connect(address, autocommit=True) as conn:
+        conn.execute("SET allow_in_place_tablespaces = on")
+        conn.execute("CREATE TABLESPACE elsewhere LOCATION ''")
     sql(admin, f"""CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'de'
         TABLESPACE elsewhere CONNECTION LIMIT 7""")
     config = BackupConfig(

@@ -30,7 +30,7 @@ SCHEMAS = {
     "foreign keys": "CREATE TABLE a (id INTEGER PRIMARY KEY, b REFERENCES b DEFERRABLE INITIALLY DEFERRED);"
     "CREATE TABLE b (id INTEGER PRIMARY KEY AUTOINCREMENT, a REFERENCES a);"
     "INSERT INTO b VALUES (100, 1); INSERT INTO a VALUES (1, 100); DELETE FROM b",
-    "names": """CREATE TABLE "a 'b" ("x`y" INT); INSERT INTO "a 'b" VALUES (1)""",
+    "names": """CREATE TABLE "a b" ("x`y" INT, "select" INT); INSERT INTO "a b" VALUES (1, 2)""",
     "pragmas": "PRAGMA user_version = 42; PRAGMA application_id = 7; CREATE TABLE t (n)",
     "page size": "PRAGMA journal_mode = DELETE; PRAGMA page_size = 1024; VACUUM; CREATE TABLE p (n);"
     "INSERT INTO p VALUES (zeroblob(100000)); DELETE FROM p",

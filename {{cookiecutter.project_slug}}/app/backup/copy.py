@@ -183,9 +183,17 @@ def _store(config: BackupConfig) -> ObjectStore:
         raise CopyError("BACKUP_COPY_URL is not set: there are no off-site copies")
     options: dict[str, Any] = {}
     if not config.copy_url.startswith("file:"):
+        # A store refuses the names of another one, and names in capitals.
+        ours = {"s3": "aws_", "gs": "google_", "az": "azure_"}[config.copy_url.partition(":")[0]]
+        given = {name.lower(): value for name, value in config.copy_options.items()}
+        allow_http = given.pop("aws_allow_http", "false").lower() in ("true", "1")
         options = {
-            **config.copy_options,
-            "client_options": {"connect_timeout": "10s", "timeout": "120s"},
+            **{name: value for name, value in given.items() if name.startswith(ours)},
+            "client_options": {
+                "allow_http": allow_http,
+                "connect_timeout": "10s",
+                "timeout": "120s",
+            },
             "retry_config": {"max_retries": 3, "retry_timeout": timedelta(seconds=60)},
         }
     return from_url(config.copy_url, **options)

@@ -1,0 +1,121 @@
+"""Off-site copies on a server that speaks the S3 protocol, and their faults."""
+
+import os
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import obstore
+import pyrage
+import pytest
+import sqlalchemy as sa
+
+from app import backup
+from app.backup import BackupConfig, create_backup, restore_backup, verify_backup
+from app.backup.copy import _store
+from tests.backup import content
+from tests.servers import free_port, listens, running, wait_until
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an S3 server with the bucket ``bucket``."""
+    port = free_port()
+    command = [os.environ["MOTO_SERVER"], "-H", "127.0.0.1", "-p", str(port)]
+    with running(command, tmp_path_factory.mktemp("s3") / "log"):
+        wait_until(lambda: listens(port))
+        url = f"http://127.0.0.1:{port}"
+        urllib.request.urlopen(urllib.request.Request(f"{url}/bucket", method="PUT"))
+        yield url
+
+
+@pytest.fixture
+def copied(config: BackupConfig, endpoint: str, tmp_path: Path) -> BackupConfig:
+    """A filled database whose backups are copied to the S3 server."""
+    options = {
+        "AWS_ENDPOINT": endpoint,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+    }
+    url = f"s3://bucket/{tmp_path.name}"
+    return replace(config, copy_url=url, copy_options=options)
+
+
+def objects(config: BackupConfig) -> list[str]:
+    store = _store(config)
+    return sorted(one["path"] for page in obstore.list(store) for one in page)
+
+
+def test_restores_from_the_bucket_on_a_new_machine(
+    copied: BackupConfig, live: sa.Engine, tmp_path: Path
+) -> None:
+    before = content.read(live)
+    made = create_backup(copied)
+    assert objects(copied) == [made["file"], f"{made['file']}.json"]
+    with live.begin() as conn:
+        conn.execute(content.blobs.delete())
+    live.dispose()
+    machine = replace(copied, directory=tmp_path / "new")
+    assert backup.list_backups(machine)[0]["places"] == ["copy"]
+    assert verify_backup(machine)["file"] == made["file"]
+    assert backup.list_backups(machine)[0]["places"] == ["local", "copy"]
+    restore_backup(machine)
+    assert content.read(live) == before
+
+
+def test_age_opens_a_copy_with_any_of_the_keys(copied: BackupConfig, tmp_path: Path) -> None:
+    keys = [pyrage.x25519.Identity.generate() for _ in range(2)]
+    encrypted = replace(copied, age_recipients=tuple(str(key.to_public()) for key in keys))
+    made = create_backup(encrypted)
+    store = _store(copied)
+    (tmp_path / "copy.age").write_bytes(bytes(obstore.get(store, f"{made['file']}.age").bytes()))
+    for number, key in enumerate(keys):
+        (tmp_path / f"{number}.txt").write_text(str(key))
+        command = ["age", "-d", "-i", tmp_path / f"{number}.txt", tmp_path / "copy.age"]
+        plain = subprocess.run(command, capture_output=True, check=True).stdout
+        assert plain == Path(made["path"]).read_bytes()
+    machine = replace(encrypted, directory=tmp_path / "new")
+    with pytest.raises(backup.CopyError, match="BACKUP_AGE_IDENTITY_FILE"):
+        verify_backup(machine)
+    (tmp_path / "wrong.txt").write_text(str(pyrage.x25519.Identity.generate()))
+    with pytest.raises(backup.CopyError):
+        verify_backup(replace(machine, age_identity_file=tmp_path / "wrong.txt"))
+    assert not any(path.name.endswith(".gz") for path in machine.directory.iterdir())
+    verify_backup(replace(machine, age_identity_file=tmp_path / "1.txt"))
+
+
+def test_a_bucket_that_is_gone_and_a_server_that_is_away(copied: BackupConfig) -> None:
+    for config in (
+        replace(copied, copy_url="s3://nowhere/x"),
+        replace(
+            copied,
+            copy_options={**copied.copy_options, "AWS_ENDPOINT": f"http://127.0.0.1:{free_port()}"},
+        ),
+    ):
+        with pytest.raises(backup.CopyError) as caught:
+            create_backup(config)
+        assert "secret" not in str(caught.value)
+    create_backup(copied)
+    assert len(objects(copied)) == 6  # what failed was repeated
+
+
+def test_a_damaged_copy_is_refused(copied: BackupConfig, tmp_path: Path) -> None:
+    made = create_backup(copied)
+    store = _store(copied)
+    obstore.put(store, made["file"], b"damaged")
+    with pytest.raises(backup.InvalidBackupError):
+        verify_backup(replace(copied, directory=tmp_path / "new"))
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_data_without_a_manifest_is_no_copy(copied: BackupConfig) -> None:
+    made = create_backup(copied)
+    store = _store(copied)
+    obstore.delete(store, f"{made['file']}.json")
+    assert backup.list_backups(copied)[0]["places"] == ["local"]
+    create_backup(copied)
+    assert len(objects(copied)) == 4
