@@ -93,7 +93,7 @@ def test_requests_of_all_processes_are_counted(stack: Stack) -> None:
     before = read_metrics(api)[0].get(name, {}).get(labels, 0)
 
     def request(number: int) -> int:
-        return httpx.get(f"{api.base_url}task/{number}").status_code
+        return httpx.get(f"{api.base_url}/task/{number}").status_code
 
     with ThreadPoolExecutor(8) as executor:
         assert set(executor.map(request, range(200))) == {401}
