@@ -55,6 +55,7 @@ DEPENDENCIES = [
     "redis",
     "rich",
     "ruff",
+    "sentry-sdk",
     "sqlalchemy",
     "structlog",
     "typer",

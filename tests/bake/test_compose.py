@@ -10,7 +10,7 @@ import pytest
 from dotenv import dotenv_values
 
 from tests.conftest import Bakes
-from tests.harness import Answers, find_program
+from tests.harness import Answers, find_program, skip_or_fail
 
 pytestmark = pytest.mark.xdist_group("bakes")  # the process that has baked them all
 
@@ -62,7 +62,9 @@ def docker_bakes(bakes: Bakes) -> Bakes:
 @pytest.fixture(scope="module")
 def configs(docker_bakes: Bakes) -> Configs:
     """Each of them with its configuration."""
-    find_program("docker", install="see https://docs.docker.com/engine/install/")
+    docker = find_program("docker", install="see https://docs.docker.com/engine/install/")
+    if subprocess.run([docker, "compose", "version"], capture_output=True).returncode:
+        skip_or_fail("Docker has no Compose plugin: see https://docs.docker.com/compose/install/")
     return [(answers, project, read_config(project)) for answers, project in docker_bakes]
 
 

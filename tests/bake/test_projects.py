@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("bakes")
 WORDS_OF_ANSWER = {
     "use_celery": r"celery|flower|redbeat|kombu|broker|beat\b|/notify|/task/\{|background (task|job)|task (id|queue)s?\b",
     "use_redis": r"redis",
-    "use_backup": r"backup|isal|pg_dump|mysqldump|obstore",
+    "use_backup": r"backup|isal|mysqldump|obstore",
     "use_docker": r"docker|compose\b|container",
 }
 WORDS_OF_DATABASE = {

@@ -40,7 +40,7 @@ class Process:
             cwd=ROOT,
             env=self.environment,
             stdin=subprocess.DEVNULL,
-            # Logs are written to standard error; this would be the banners of Celery and Redis.
+            # Logs are written to standard error; this would be banners.
             stdout=None if self.name == "api" else subprocess.DEVNULL,
             start_new_session=True,
         )

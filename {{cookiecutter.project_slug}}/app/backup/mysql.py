@@ -361,8 +361,8 @@ def dropping(database: str, unwanted: Iterable[Program]) -> list[str]:
         for program in unwanted
     ]
     # Packages are known in this mode only: https://mariadb.com/docs/server/reference/sql-statements/stored-procedures/drop-package
-    mode = ["SET sql_mode = ORACLE"] if any(drop.startswith("DROP PACKAGE") for drop in drops) else []
-    return [*mode, *drops]
+    has_packages = any(drop.startswith("DROP PACKAGE") for drop in drops)
+    return ["SET sql_mode = ORACLE", *drops] if has_packages else drops
 
 
 def _program(conn: Connection, kind: str, name: str) -> Program:

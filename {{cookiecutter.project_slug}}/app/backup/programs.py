@@ -17,7 +17,7 @@ from typing import IO
 from app.backup.base import CHUNK, one_line
 from app.backup.errors import DatabaseError
 
-# "ERROR 1045 (28000): …" and "ERROR:  …" of the clients, "pg_dump: error: …" of the programs.
+# An error message of a client program, such as "ERROR:  …" or "program: error: …".
 ERROR = re.compile(r"ERROR( \d+|:)|[\w-]+: (error|fatal|Error|Got error|Couldn't)\b")
 
 

@@ -1,7 +1,7 @@
 """Servers for the tests: started on free ports, stopped at the end, nothing is left behind.
 
-The pytest plugins for PostgreSQL, MySQL and Redis are not used: their servers start after the
-settings are read, cannot start as root (PostgreSQL), and are errors where nothing is installed.
+The pytest plugins that start such servers are not used: they start them after the settings are
+read, not all of them as root, and fail where nothing is installed.
 """
 
 import os
