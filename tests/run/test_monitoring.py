@@ -21,6 +21,8 @@ import yaml
 from tests.conftest import Bake
 from tests.harness import Stack, find_program, free_port, install, log_in, run, wait_until
 
+pytestmark = pytest.mark.xdist_group("monitoring")  # one process runs them all: they share a stack
+
 TOKEN = "a-token-of-a-test"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 # What a scrape may take: each source has 1.5 seconds.
@@ -197,7 +199,9 @@ def test_prometheus_alerts_when_beat_and_worker_stop(stack: Stack, tmp_path: Pat
             result: list[Any] = response.json()["data"]["result"]
             return result
 
-        wait_until(lambda: query("workers == 1"))
+        user = log_in(stack.api)  # type: ignore[attr-defined]
+        user.post("/notify", params={"user_id": 1, "message": "hello"}).raise_for_status()
+        wait_until(lambda: query("workers == 1") and query("jobs"))
         # There is no backup yet.
         never = {"BackupTooOld", "BackupNotVerified"}
         wait_until(lambda: firing(client) == never, message="other alerts than of backups fire")

@@ -52,14 +52,6 @@ def files_of(project: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("database", ["postgresql"])
-def test_every_test_file_runs_alone(bake: Bake, database: str) -> None:
-    project = bake(database=database)
-    install(project)
-    for path in sorted((project / "tests").rglob("test_*.py")):
-        run_suite(project, "-x", str(path.relative_to(project)))
-
-
 def test_generated_suite_in_the_image_of_the_newest_python(bake: Bake, count) -> None:
     """Python 3.14, the default: in its public image, since few machines have it."""
     require_docker()

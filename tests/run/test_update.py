@@ -139,7 +139,7 @@ def add_route(text: str) -> str:
     """Include the router of the notes."""
     text = re.sub(r"(from app\.api\.routes import .*?)\busers\b", r"\1notes, users", text, count=1)
     return text.replace(
-        "api_router.include_router(users", "api_router.include_router(notes.router, responses=COMMON_ERRORS)\n"
+        "api_router.include_router(users", "api_router.include_router(notes.router)\n"
         "api_router.include_router(users", 1
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ def test_backup_is_made_and_verified(database: None) -> None:
     assert 0 <= status["last_verified_age"] <= status["last_backup_age"] < 300
 
 
-def test_delivered_twice_it_makes_one_backup(database: None) -> None:
+def test_delivered_twice_it_makes_one_backup(database: None, redis: None) -> None:
     first, second = (backup_database_task.apply(task_id="same").get() for _ in range(2))
     assert first["path"] == second["path"]
 

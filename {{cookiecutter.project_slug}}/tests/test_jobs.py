@@ -302,7 +302,7 @@ def test_tasks_are_filtered_by_status(client: TestClient, user: dict[str, str]) 
     assert [item["task_id"] for item in page["items"]] == [cancelled]
 
 
-@pytest.mark.parametrize("query", ["status=LATE", "limit=0", "limit=101"])
+@pytest.mark.parametrize("query", ["cursor=unknown", "status=LATE", "limit=0", "limit=101"])
 def test_unknown_filter_is_refused(client: TestClient, user: dict[str, str], query: str) -> None:
     assert client.get(f"/tasks?{query}", headers=user).status_code == 422
 

@@ -83,6 +83,7 @@ def make_engine(timeout: int | None = None) -> Engine:
         pool_size=settings.database.DATABASE_POOL_SIZE,
         max_overflow=0,
         pool_timeout=5,
+        hide_parameters=True,  # Values stay out of exceptions, and so out of the logs.
     )
 {% elif cookiecutter.database == "mysql" %}
     url = make_url(settings.database.DATABASE_URL)
@@ -101,6 +102,7 @@ def make_engine(timeout: int | None = None) -> Engine:
         pool_size=settings.database.DATABASE_POOL_SIZE,
         max_overflow=0,
         pool_timeout=5,
+        hide_parameters=True,  # Values stay out of exceptions, and so out of the logs.
         # Under the default, REPEATABLE READ, two transactions that insert can deadlock on gaps.
         isolation_level="READ COMMITTED",
     )
@@ -112,6 +114,7 @@ def make_engine(timeout: int | None = None) -> Engine:
         pool_size=settings.database.DATABASE_POOL_SIZE,
         max_overflow=0,
         pool_timeout=5,
+        hide_parameters=True,  # Values stay out of exceptions, and so out of the logs.
     )
 
     @event.listens_for(engine, "connect")

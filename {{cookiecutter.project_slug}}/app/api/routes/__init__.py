@@ -5,14 +5,12 @@ from fastapi import APIRouter
 from app.api.errors import errors
 from app.api.routes import auth, health, metrics, {% if cookiecutter.use_celery %}tasks, {% endif %}users
 
-# Any of these routes can get a request that is malformed or too large, or find no database.
-COMMON_ERRORS = errors(400, 413, 422, 503)
-
-api_router = APIRouter()
+# Any route can get a request that is malformed or too large, or find no database.
+api_router = APIRouter(responses=errors(400, 413, 422, 503))
 api_router.include_router(health.router)
 api_router.include_router(metrics.router)
-api_router.include_router(auth.router, responses=COMMON_ERRORS)
-api_router.include_router(users.router, responses=COMMON_ERRORS)
+api_router.include_router(auth.router)
+api_router.include_router(users.router)
 {% if cookiecutter.use_celery %}
-api_router.include_router(tasks.router, responses=COMMON_ERRORS)
+api_router.include_router(tasks.router)
 {% endif %}

@@ -96,7 +96,7 @@ def notify(
     return QueuedTask(task_id=job.id)
 
 
-@router.get("/tasks", responses=errors(401, 404))
+@router.get("/tasks", responses=errors(401))
 def read_tasks(
     session: SessionDep,
     user: CurrentUser,
@@ -108,7 +108,7 @@ def read_tasks(
     try:
         jobs = list_jobs(session, owner_id=user.id, status=status, before=cursor, limit=limit + 1)
     except JobNotFoundError:
-        raise _not_found() from None
+        raise HTTPException(422, "There is no such cursor") from None
     page = jobs[:limit]
     return TaskPage(
         items=[_summary(job) for job in page],
