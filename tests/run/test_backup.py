@@ -13,9 +13,7 @@ GENERATED = Path(__file__).with_name("generated")
 
 @pytest.mark.parametrize("name", ["schemas", "load", "copies"])
 @pytest.mark.parametrize("database", DATABASES)
-def test_backups(
-    bake: Bake, database: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_backups(bake: Bake, database: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files of ``generated/`` become part of the project's own suite, on a real server."""
     project = bake(database=database, use_celery=False)
     source = GENERATED / f"backup_{database if name == 'schemas' else name}.py"

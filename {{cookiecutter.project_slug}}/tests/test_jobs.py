@@ -1,5 +1,7 @@
 """Jobs: queueing in a transaction, claiming, outcomes, recovery, and the routes."""
 
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,17 @@ def test_cancelled_job_is_not_claimed(clean_database: None, redis: None) -> None
     with session_scope() as session:
         cancel_job(session, job_id)
     assert not Attempt(job_id, 0, 1).claim("worker")
+
+
+def test_attempt_whose_process_ended_is_put_back(clean_database: None, redis: None) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    job_id = waiting()
+    change(job_id, status=JobStatus.STARTED, attempts=1, worker="worker", pid=process.pid)
+    assert not Attempt(job_id, 0, 1).claim("another worker")
+    assert read(job_id).status == JobStatus.STARTED
+    assert not Attempt(job_id, 0, 1).claim("worker")
+    assert (read(job_id).status, read(job_id).lost) == (JobStatus.PENDING, 1)
 
 
 def test_attempt_that_was_replaced_records_nothing(clean_database: None, redis: None) -> None:

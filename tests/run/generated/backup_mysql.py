@@ -86,8 +86,21 @@ def dumped(url: str) -> str:
     """Return the whole database as the dump program writes it."""
     parts = sa.make_url(url)
     program = which("mariadb-dump") or which("mysqldump")
-    options = ["--routines", "--events", "--triggers", "--hex-blob", "--skip-comments", "--protocol=tcp"]
-    options += ["--skip-add-locks", f"-h{parts.host}", f"-P{parts.port}", f"-u{parts.username}", str(parts.database)]
+    options = [
+        "--routines",
+        "--events",
+        "--triggers",
+        "--hex-blob",
+        "--skip-comments",
+        "--protocol=tcp",
+    ]
+    options += [
+        "--skip-add-locks",
+        f"-h{parts.host}",
+        f"-P{parts.port}",
+        f"-u{parts.username}",
+        str(parts.database),
+    ]
     done = subprocess.run(
         [str(program), *options],
         capture_output=True,
@@ -145,7 +158,10 @@ def test_a_qualified_trigger_does_not_reach_the_live_database(filled: BackupConf
 def test_hidden_programs_are_refused(filled: BackupConfig, new_url: Callable[[], str]) -> None:
     url = sa.make_url(filled.url)
     sql(filled.url, "CREATE PROCEDURE p() SELECT 1")
-    sql(filled.url, f"CREATE USER limited@'%' IDENTIFIED BY 'x'; GRANT ALL ON `{url.database}%`.* TO limited@'%'")
+    sql(
+        filled.url,
+        f"CREATE USER limited@'%' IDENTIFIED BY 'x'; GRANT ALL ON `{url.database}%`.* TO limited@'%'",
+    )
     limited = replace(filled, url=url.set(username="limited", password="x").render_as_string(False))
     try:
         with pytest.raises(backup.DatabaseError, match="routine p cannot be read"):
@@ -184,7 +200,9 @@ def tamper(path: Path, line: bytes) -> None:
     )
 
 
-@pytest.mark.parametrize("command", ["\\! touch %s", "system touch %s", "SELECT 1 \\! touch %s", "source %s"])
+@pytest.mark.parametrize(
+    "command", ["\\! touch %s", "system touch %s", "SELECT 1 \\! touch %s", "source %s"]
+)
 def test_a_tampered_file_gets_no_shell(filled: BackupConfig, tmp_path: Path, command: str) -> None:
     path = Path(create_backup(filled)["path"])
     proof = tmp_path / "proof"

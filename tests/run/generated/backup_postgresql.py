@@ -14,7 +14,14 @@ import pytest
 import sqlalchemy as sa
 
 from app import backup
-from app.backup import BackupConfig, create_backup, manifest, postgresql, restore_backup, verify_backup
+from app.backup import (
+    BackupConfig,
+    create_backup,
+    manifest,
+    postgresql,
+    restore_backup,
+    verify_backup,
+)
 from tests.backup import dialect_postgresql as dialect
 
 SCHEMAS = {
@@ -100,13 +107,18 @@ SCHEMAS = {
 }
 
 
+def connect(url: str) -> psycopg.Connection:
+    """Connect to a database; each statement is a transaction."""
+    given = sa.make_url(url).translate_connect_args(username="user", database="dbname")
+    return psycopg.connect(**given, autocommit=True)
+
+
 @pytest.fixture
 def sql() -> Callable[[str, str], list[Any]]:
     """A function that runs statements in a database as superuser."""
 
     def run(url: str, statements: str) -> list[Any]:
-        address = sa.make_url(url).set(drivername="postgresql").render_as_string(False)
-        with psycopg.connect(address, autocommit=True) as conn:
+        with connect(url) as conn:
             cursor = conn.execute(statements.encode())
             return cursor.fetchall() if cursor.description else []
 
@@ -166,20 +178,30 @@ def test_properties_of_the_database_come_back(
 ) -> None:
     admin = new_url()
     name = f"{sa.make_url(admin).database}_icu"
-    address = sa.make_url(admin).set(drivername="postgresql").render_as_string(False)
-    with psycopg.connect(address, autocommit=True) as conn:
+    with connect(admin) as conn:
         conn.execute("SET allow_in_place_tablespaces = on")
         conn.execute("CREATE TABLESPACE elsewhere LOCATION ''")
-    sql(admin, f"""CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'de'
-        TABLESPACE elsewhere CONNECTION LIMIT 7""")
+    sql(
+        admin,
+        f"""CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'de'
+        TABLESPACE elsewhere CONNECTION LIMIT 7""",
+    )
     config = BackupConfig(
         sa.make_url(admin).set(database=name).render_as_string(False), tmp_path / "backups"
     )
     sql(admin, f"COMMENT ON DATABASE {name} IS 'a {{comment}}'")
-    for setting in ("work_mem TO '7MB'", 'search_path TO "$user", public, "a b"', "role TO 'pg_monitor'",
-                    "default_transaction_read_only TO on", "my.own TO 'x y'"):
+    for setting in (
+        "work_mem TO '7MB'",
+        'search_path TO "$user", public, "a b"',
+        "role TO 'pg_monitor'",
+        "default_transaction_read_only TO on",
+        "my.own TO 'x y'",
+    ):
         sql(admin, f"ALTER DATABASE {name} SET {setting}")
-    sql(admin, f"REVOKE ALL ON DATABASE {name} FROM PUBLIC; GRANT CONNECT ON DATABASE {name} TO pg_monitor")
+    sql(
+        admin,
+        f"REVOKE ALL ON DATABASE {name} FROM PUBLIC; GRANT CONNECT ON DATABASE {name} TO pg_monitor",
+    )
     query = postgresql.PROPERTIES.replace("%s", f"'{name}'")
     before = sql(admin, query)
     create_backup(config)
@@ -212,25 +234,36 @@ def test_an_extension_that_needs_a_superuser_is_named(
     verify_backup(filled)
 
 
-def test_a_subscription_is_left_out_and_named(filled: BackupConfig, sql: Callable[..., Any]) -> None:
-    sql(filled.url, "CREATE SUBSCRIPTION s CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false)")
+def test_a_subscription_is_left_out_and_named(
+    filled: BackupConfig, sql: Callable[..., Any]
+) -> None:
+    sql(
+        filled.url,
+        "CREATE SUBSCRIPTION s CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false)",
+    )
     assert "subscription s" in create_backup(filled)["notes"][0]
     verify_backup(filled)
     assert "subscription s" in restore_backup(filled)["warnings"][0]
     assert postgresql.side_databases(filled.url, "restore") == []
     for name in (name_of(filled), *postgresql.side_databases(filled.url, "old")):
         url = sa.make_url(filled.url).set(database=name).render_as_string(False)
-        for (found,) in sql(url, f"""SELECT subname FROM pg_subscription JOIN pg_database d
-                ON d.oid = subdbid WHERE datname = '{name}'"""):
+        for (found,) in sql(
+            url,
+            f"""SELECT subname FROM pg_subscription JOIN pg_database d
+                ON d.oid = subdbid WHERE datname = '{name}'""",
+        ):
             sql(url, f"ALTER SUBSCRIPTION {found} DISABLE")
             sql(url, f"ALTER SUBSCRIPTION {found} SET (slot_name = NONE)")
             sql(url, f"DROP SUBSCRIPTION {found}")
 
 
 def test_many_tables_and_large_objects(filled: BackupConfig, sql: Callable[..., Any]) -> None:
-    sql(filled.url, """DO $$ BEGIN FOR n IN 1..2100 LOOP
+    sql(
+        filled.url,
+        """DO $$ BEGIN FOR n IN 1..2100 LOOP
         EXECUTE format('CREATE TABLE many_%s (id int PRIMARY KEY, x int UNIQUE)', n);
-        IF n % 100 = 0 THEN COMMIT; END IF; END LOOP; END $$""")
+        IF n % 100 = 0 THEN COMMIT; END IF; END LOOP; END $$""",
+    )
     for _ in range(15):
         sql(filled.url, "SELECT lo_from_bytea(0, 'x') FROM generate_series(1, 1000)")
     made = create_backup(filled)
@@ -244,7 +277,11 @@ def test_a_newer_pg_dump_writes_what_the_server_knows(
     (tmp_path / "bin").mkdir()
     for name in ("pg_dump", "psql"):
         script = tmp_path / "bin" / name
-        edit = "| sed '0,/^SET lock_timeout/s//SET transaction_timeout = 0;\\n&/'" if name == "pg_dump" else ""
+        edit = (
+            "| sed '0,/^SET lock_timeout/s//SET transaction_timeout = 0;\\n&/'"
+            if name == "pg_dump"
+            else ""
+        )
         real = next(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
         script.write_text(f"""#!/bin/bash
 if [ "$1" = --version ]; then echo "{name} (PostgreSQL) 99.1"; exit; fi
@@ -302,11 +339,18 @@ TAMPERED = {
     "before": lambda text: b"\\! touch %s\n" + text,
     "after": lambda text: text + b"\\! touch %s\n",
     "unrestricted": lambda text: text.replace(
-        b"SET statement", b"\\un" + text[text.index(b"\\restrict") + 1 :].split(b"\n")[0]
-        + b"\n\\! touch %s\nSET statement", 1),
+        b"SET statement",
+        b"\\un"
+        + text[text.index(b"\\restrict") + 1 :].split(b"\n")[0]
+        + b"\n\\! touch %s\nSET statement",
+        1,
+    ),
     "without restrict": lambda text: b"\\! touch %s\n".join(
-        line + b"\n" for line in text.splitlines() if b"restrict" not in line),
-    "inside": lambda text: text.replace(b"SET lock_timeout", b"SELECT 1 \\! touch %s\n;SET lock_timeout", 1),
+        line + b"\n" for line in text.splitlines() if b"restrict" not in line
+    ),
+    "inside": lambda text: text.replace(
+        b"SET lock_timeout", b"SELECT 1 \\! touch %s\n;SET lock_timeout", 1
+    ),
 }
 
 

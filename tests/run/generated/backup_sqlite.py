@@ -44,8 +44,12 @@ def path_of(url: str) -> Path:
 def content(path: Path) -> list[object]:
     """Return all that a dump of a database shows, and its pragmas."""
     with closing(sqlite3.connect(path)) as db:
-        rows = [db.execute(f"PRAGMA {name}").fetchone() for name in ("user_version", "application_id")]
-        names = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE '%WITHOUT%'")
+        rows = [
+            db.execute(f"PRAGMA {name}").fetchone() for name in ("user_version", "application_id")
+        ]
+        names = db.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE '%WITHOUT%'"
+        )
         ids = []
         for (name,) in names.fetchall():
             quoted = name.replace('"', '""')
@@ -89,7 +93,10 @@ def test_another_page_size_is_refused(new_url: Callable[[], str], tmp_path: Path
     dialect.drop_database(config.url)
     restore_backup(config)
     with closing(sqlite3.connect(live)) as db:
-        assert db.execute("SELECT rowid, name FROM t ORDER BY 1").fetchall() == [(1, "a"), (77, "c")]
+        assert db.execute("SELECT rowid, name FROM t ORDER BY 1").fetchall() == [
+            (1, "a"),
+            (77, "c"),
+        ]
 
 
 def test_collations_and_functions_of_the_application(

@@ -1,6 +1,7 @@
 """The worker's side of jobs: claim each attempt once and record its outcome."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -114,15 +115,31 @@ class Attempt:
                 status=JobStatus.STARTED,
                 attempts=self.number,
                 worker=worker,
+                pid=os.getpid(),
                 started_at=DATABASE_NOW,
             )
         )
         try:
             with session_scope() as session:
-                return bool(session.connection().execute(statement).rowcount)
+                if session.connection().execute(statement).rowcount:
+                    return True
+                self._recover_lost(session, worker)
+                return False
         except (OperationalError, InterfaceError) as error:
             log.warning("not run yet: the database is unavailable", error=str(error.orig))
             raise Ignore from None
+
+    def _recover_lost(self, session: Session, worker: str) -> None:
+        # Celery hands a message to another process if the first one ended before the worker knew
+        # that it had begun. Nobody else would notice that this attempt was lost.
+        job = session.get(Job, self.job_id, with_for_update=True)
+        if (
+            job is not None
+            and job.status in RUNNING
+            and (job.attempts, job.worker) == (self.number, worker)
+            and not _is_running(job.pid)
+        ):
+            put_back_lost(session, job, f"process {job.pid} ended")
 
     def update(self, session: Session, **values: Any) -> bool:
         """Change the row if this attempt still owns it, and return whether it does."""
@@ -174,6 +191,15 @@ class Attempt:
                 requeue(session, session.get_one(Job, self.job_id))
 
         _record(record)
+
+
+def _is_running(pid: int | None) -> bool:
+    """Return whether a process of this machine exists."""
+    try:
+        os.kill(pid or 0, 0)  # Signal 0 only checks.
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def describe(error: BaseException) -> str:

@@ -59,7 +59,9 @@ class Job(Base):
     series: Mapped[int] = mapped_column(default=0)
     # Attempts that ended because the process or the worker was lost.
     lost: Mapped[int] = mapped_column(default=0)
+    # Where the last attempt ran: the worker, and the id of the process.
     worker: Mapped[str | None] = mapped_column(String(255))
+    pid: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(Timestamp, default=DATABASE_NOW)
     due_at: Mapped[datetime] = mapped_column(Timestamp, default=DATABASE_NOW)
     published_at: Mapped[datetime | None] = mapped_column(Timestamp)

@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("series", sa.Integer(), nullable=False),
         sa.Column("lost", sa.Integer(), nullable=False),
         sa.Column("worker", sa.String(length=255), nullable=True),
+        sa.Column("pid", sa.Integer(), nullable=True),
         sa.Column("created_at", timestamp, nullable=False),
         sa.Column("due_at", timestamp, nullable=False),
         sa.Column("published_at", timestamp, nullable=True),
