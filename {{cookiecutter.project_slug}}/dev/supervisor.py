@@ -62,7 +62,7 @@ def supervise(processes: list[Process], is_ready: Callable[[], bool], message: s
     The message is printed when ``is_ready`` returns true. A process that ends before that ends all
     of them; later it is started again. A change of the code restarts the processes that load it.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     has_started = False
     for process in processes:
