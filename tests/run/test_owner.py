@@ -285,11 +285,3 @@ def test_second_project_has_names_of_its_own(bake: Bake) -> None:
         ]
         for name in ("DATABASE_URL", "REDIS_KEY_PREFIX", "SECRET_KEY"):
             assert settings[0][name] != settings[1][name]
-
-
-def test_every_test_file_runs_alone(installed: Bake) -> None:
-    project = installed(database="sqlite")
-    files = sorted((project / "tests").rglob("test_*.py"))
-    assert files
-    for file in files:
-        run_suite(project, str(file.relative_to(project)))

@@ -11,8 +11,8 @@ from tests.docker.stack import require_docker
 from tests.harness import Answers, install, name_of, project_environment, run_suite, skip_or_fail
 
 # Every database with {nothing, Redis, Celery}, the other answers in turn; each Python at least twice.
+# The default answers are tested further down, file by file and on the newest Python.
 SUITES: list[tuple[str, Answers]] = [
-    ("3.13", {"database": "sqlite"}),
     ("3.12", {"database": "postgresql"}),
     ("3.11", {"database": "mysql"}),
     ("3.12", {"database": "sqlite", "use_celery": False}),
@@ -40,6 +40,14 @@ def test_generated_suite(bake: Bake, python: str, answers: Answers, count) -> No
     if skipped:
         skip_or_fail(f"{name_of(answers)}: {skipped[0]}")
     count("generated suites", 1)
+
+
+def test_every_test_file_runs_alone(bake: Bake) -> None:
+    """The suite of the default answers, file by file."""
+    project = bake()
+    install(project, "3.13")
+    for path in sorted((project / "tests").rglob("test_*.py")):
+        run_suite(project, str(path.relative_to(project)))
 
 
 def files_of(project: Path) -> set[str]:
