@@ -1,8 +1,9 @@
 """Faults on real processes: what the client saw, what ran, and how often.
 
-Under pytest each row is a test. ``python -m tests.run.test_jobs_faults [words]`` prints the table of
-the rows whose titles contain one of the words. The faults run side by side, each with servers,
-workers and databases of its own.
+Under pytest each row is a test, and some faults are shorter or fewer. ``python -m
+tests.run.test_jobs_faults [words]`` prints the table of the rows whose titles contain one of the
+words. The faults run side by side, each with servers, workers and databases of its own; the program
+runs those with times to report alone, at the end.
 """
 
 import json
@@ -20,7 +21,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,25 @@ pytestmark = pytest.mark.xdist_group("faults")
 TASKS = Path(__file__).with_name("fault_tasks.py")
 ENDED = ("SUCCESS", "FAILURE", "REVOKED", "IGNORED")
 BOTH = ("postgresql", "sqlite")
+NOTIFICATION = {"user_id": "1", "message": "x"}
 Row = tuple[Callable[["Faults"], str], str, dict[str, str]]
 FAULTS: dict[str, Row] = {}
+ALONE: set[str] = set()
+
+FULL = __name__ == "__main__"
+KILLS, KILLED_JOBS = (25, 3_000) if FULL else (5, 300)
 
 
-def fault(title: str, databases: tuple[str, ...] = BOTH, **environment: str) -> Any:
+def fault(
+    title: str, databases: tuple[str, ...] = BOTH, *, alone: bool = False, **environment: str
+) -> Any:
     """Make a function a row of the table for each database. It returns what ran."""
 
     def register(function: Callable[["Faults"], str]) -> Callable[["Faults"], str]:
         for database in databases:
             FAULTS[f"{title} ({database})"] = (function, database, environment)
+            if alone:
+                ALONE.add(f"{title} ({database})")
         return function
 
     return register
@@ -667,6 +677,161 @@ def beat_clock(stack: Faults) -> str:
     others = {row["schedule"] for row in stack.ask("rows()")}
     assert others == {"tick", None}, f"{others} ran a day early"
     return "runs neither early nor twice, and goes on: the clock of the database counts"
+
+
+@contextmanager
+def clients(api: httpx.Client, number: int = 8) -> Iterator[list[tuple[int, float]]]:
+    """Queue notifications all the time. The list gets the status and the seconds of each answer."""
+    answers: list[tuple[int, float]] = []
+    stop = threading.Event()
+    headers = log_in(api).headers
+
+    def post() -> None:
+        with httpx.Client(base_url=api.base_url, headers=headers, timeout=30) as client:
+            while not stop.wait(0.1):
+                begin, code = time.monotonic(), 0
+                with suppress(httpx.HTTPError):
+                    code = client.post("/notify", params=NOTIFICATION).status_code
+                answers.append((code, time.monotonic() - begin))
+
+    threads = [threading.Thread(target=post) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@contextmanager
+def without_redis(stack: Faults) -> Iterator[None]:
+    """Kill Redis, and start it again with what it had written to its disk."""
+    stack.kill("redis")
+    yield
+    stack.start_redis()
+
+
+@contextmanager
+def frozen_redis(stack: Faults) -> Iterator[None]:
+    """Freeze Redis: connections are accepted, and nothing is answered."""
+    stack.send_signal("redis", signal.SIGSTOP)
+    yield
+    stack.send_signal("redis", signal.SIGCONT)
+
+
+def under_load(stack: Faults, outage: AbstractContextManager[None], seconds: float) -> str:
+    """Queue jobs by HTTP before, during and after an outage of Redis."""
+    api = stack.start_api()
+    stack.start_beat()
+    with stack.supervised("worker"):
+        with clients(api) as answers:
+            wait_until(lambda: len(answers) >= 100)
+            with outage:
+                begin = len(answers)
+                time.sleep(seconds)
+                end = len(answers)
+            back = time.monotonic()
+            wait_until(lambda: len(answers) >= end + 100)
+        assert end - begin > 100, answers[begin:]
+        assert {code for code, _ in answers} == {202}, Counter(code for code, _ in answers)
+        stack.all_succeed(len(answers), 180)
+        back = time.monotonic() - back
+    assert len(stack.runs("end")) == len(answers)
+    assert set(stack.runs("end").values()) == {1}
+    times = sorted(1_000 * seconds for _, seconds in answers[begin:end])
+    assert times[-1] < 1_000, times[-20:]
+    return (
+        f"{len(answers)} answers: 202; meanwhile p50 {times[len(times) // 2]:.0f} ms, p99 "
+        f"{times[len(times) * 99 // 100]:.0f} ms, slowest {times[-1]:.0f} ms; "
+        f"each job once, the last {back:.0f} s after it was back"
+    )
+
+
+@fault("Redis is down for 20 s under load", alone=True, JOB_MAX_WAITING_PER_USER="100000")
+def redis_down(stack: Faults) -> str:
+    return under_load(stack, without_redis(stack), 20 if FULL else 12)
+
+
+@fault("Redis is frozen for 40 s under load", alone=True, JOB_MAX_WAITING_PER_USER="100000")
+def redis_frozen(stack: Faults) -> str:
+    return under_load(stack, frozen_redis(stack), 40 if FULL else 12)
+
+
+@fault("Redis is restarted under running jobs; a supervisor restarts the worker")
+def redis_restarted(stack: Faults) -> str:
+    stack.start_beat()
+    with stack.supervised("worker"):
+        for key in ("a", "b"):
+            stack.add("hold", key=key)
+            stack.started(key)
+        stack.ask("naps(['k%d' % n for n in range(50)], 0.05)")
+        with without_redis(stack):
+            stack.release("a")
+            wait_until(lambda: stack.runs("end")["a"] == 1)
+        stack.release("b")
+        begin = time.monotonic()
+        stack.all_succeed(52)
+        seconds = time.monotonic() - begin
+    twice = sum(1 for times in stack.runs().values() if times > 1)
+    restarts = stack.log("worker").count(" ready.") - 1
+    return f"all, {twice} of 52 twice; worker restarted {restarts} times; done after {seconds:.0f} s"
+
+
+@fault(f"kill -9 of the whole worker {KILLS} times, {KILLED_JOBS} jobs", alone=True)
+def worker_killed_often(stack: Faults) -> str:
+    stack.start_beat()
+    each = KILLED_JOBS // KILLS
+    with stack.supervised("worker"):
+        for number in range(KILLS):
+            first, last = number * each, (number + 1) * each
+            stack.ask(f"naps(['k%d' % n for n in range({first}, {last})], 0.02)")
+            wait_until(lambda: len(stack.runs("end")) > (first + last) / 2)  # noqa: B023
+            with suppress(ProcessLookupError):
+                os.killpg(stack.processes["worker"].pid, signal.SIGKILL)
+        stack.all_succeed(KILLED_JOBS, 120)
+    begun, done = stack.runs("start"), stack.runs("end")
+    assert len(done) == KILLED_JOBS
+    interrupted = sum(1 for key in begun if begun[key] > done[key])
+    twice = sum(1 for key in done if done[key] > 1)
+    return f"0 of {KILLED_JOBS} lost; {interrupted} were interrupted and run again; {twice} ran twice"
+
+
+@fault("two dispatchers at once, 500 jobs")
+def two_dispatchers(stack: Faults) -> str:
+    stack.ask("naps(['k%d' % n for n in range(500)], countdown=0.1)")
+    code = (
+        "import sys, time; from pathlib import Path; from app.core.celery import celery_app;"
+        "from app.jobs._dispatcher import dispatch; print('ready')\n"
+        "while not Path(sys.argv[1]).exists(): time.sleep(0.001)\n"
+        "print('published', dispatch(celery_app))"
+    )
+    start = stack.folder / "start"
+    python = stack.project / ".venv/bin/python"
+    for name in ("one", "two"):
+        stack.start(name, python, "-c", code, str(start))
+        stack.wait_for_log(name, "ready")
+    time.sleep(0.2)  # The jobs are due.
+    start.touch()
+    for name in ("one", "two"):
+        assert stack.processes[name].wait(60) == 0, stack.log(name)
+    published = [int(stack.log(name).split("published ")[1]) for name in ("one", "two")]
+    stack.start_worker()
+    stack.all_succeed(500)
+    assert set(stack.runs().values()) == {1}
+    return f"each once; they published {published[0]} and {published[1]} messages"
+
+
+@fault("two projects on one Redis", BEAT_EVERY="1")
+def two_projects(stack: Faults) -> str:
+    database = str(stack.answers["database"])
+    if database != "sqlite":
+        database = "sqlite"
+    project = bake(stack.folder, project_slug="faults-other", database="sqlite")
+    shutil.copy(TASKS, project / "app/tasks")
+    install(project, None, "--no-dev")
+    return ""
 
 
 def run(title: str, project: Callable[[str], Path]) -> str:
