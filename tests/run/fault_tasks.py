@@ -261,7 +261,9 @@ def change(job_id: str, **values: Any) -> None:
 
 
 def main() -> None:
-    """Answer until the input ends."""
+    """Answer until the input ends. Logs go to standard error."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     names = dict(globals(), Session=Session, get_engine=get_engine, get_job=get_job)
     names |= {"list_jobs": list_jobs, "cancel_job": cancel_job, "DATABASE_NOW": DATABASE_NOW}
     names |= {"session": Session(get_engine()), "names": names}
@@ -270,7 +272,7 @@ def main() -> None:
             answer = {"value": eval(json.loads(line), names)}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer, default=str), flush=True)
+        print(json.dumps(answer, default=str), file=answers, flush=True)
 
 
 if __name__ == "__main__":
