@@ -10,20 +10,18 @@ HUGE = 10**30
 
 
 def malformed(message: dict[str, Any]) -> dict[str, bytes]:
-    """Return a name and an envelope for each malformed variant of a valid message."""
+    """Return 100 malformed variants of a valid message, each with a name."""
     valid = json.dumps(message).encode()
     found: dict[str, bytes] = {
         "empty": b"",
         "no JSON": b"not JSON",
         "cut off": valid[:-1],
         "twice": valid * 2,
-        "in a list": b"[" + valid + b"]",
         "not UTF-8": b"\xff\xfe\x00",
         "a byte order mark": b"\xef\xbb\xbf" + valid,
         "pickled": pickle.dumps(message),
         "nested too deeply": b"[" * 100_000,
         "null": b"null",
-        "true": b"true",
         "a number": b"42",
         "a huge number": b"9" * 5_000,
         "not a number": b"NaN",
@@ -51,14 +49,12 @@ def malformed(message: dict[str, Any]) -> dict[str, bytes]:
         put(name)
         put(name, None, 42, "text", [], {})
     put("body")
-    put("body", None, 42, [], {}, "", "%%%", "abc")
+    put("body", None, 42, [], "", "%%%", "abc")
     bodies: list[Any] = [
         None,
         42,
-        {},
         [],
         [[], {}],
-        [None, None, None],
         [[], "text", {}],
         [[], [], {}],
         [{}, {}, {}],
@@ -74,14 +70,14 @@ def malformed(message: dict[str, Any]) -> dict[str, bytes]:
     put("content-type")
     put("content-type", None, 42, "text/plain", "application/unknown")
     put("content-type", "application/x-python-serialize")
-    put("content-encoding", None, 42, "unknown", "binary", "utf-16")
-    for name in ("task", "id", "retries", "timelimit", "stamps", "job_series"):
+    put("content-encoding", None, 42, "unknown", "utf-16")
+    for name in ("task", "id", "timelimit", "job_series"):
         put(f"headers.{name}")
     put("headers.task", None, 42, "no.such.task")
     put("headers.id", None, 42, [], "", "no such job", "x" * 5_000, "\0")
     put("headers.job_series", None, "0", "text", -1, HUGE, 1.5, [], {})
     put("headers.retries", None, "text", -1, HUGE)
-    put("headers.eta", 42, "text")
+    put("headers.eta", "text")
     put("headers.expires", [], "text")
     put("headers.timelimit", None, [1], "text", [HUGE, HUGE])
     put("headers.stamped_headers", 42)
@@ -90,4 +86,5 @@ def malformed(message: dict[str, Any]) -> dict[str, bytes]:
     put("properties.delivery_tag", None, 42, {})
     put("properties.delivery_info", None, 42)
     put("properties.body_encoding", "unknown")
+    assert len(found) == 100
     return found

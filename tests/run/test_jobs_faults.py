@@ -894,16 +894,23 @@ def malformed_messages(stack: Faults) -> str:
     # Each is of a job that exists and is not due.
     jobs = stack.ask(f"add('nap', {len(names)}, key='early', countdown=3600)")
     ends: Counter[str] = Counter()
+    removed = set()
     stack.start_worker("worker", *options)
     for job, name in zip(jobs, names, strict=True):
         stack.broker.lpush(stack.queue, envelopes[name].replace(valid.encode(), job.encode()))
         next_job = stack.add("nap", key=name.replace(" ", "_"))
+        begin = time.monotonic()
         while stack.row(next_job)["status"] != "SUCCESS":
-            if stack.processes["worker"].poll() is not None:
+            looping = time.monotonic() - begin > 15
+            if looping:  # Celery connects to Redis again and again.
+                stack.stop("worker")
+            if looping or stack.processes["worker"].poll() is not None:
                 ends[name] += 1
-                assert ends[name] <= 2, f"{name}: {stack.log('worker')[-3000:]}"
-                if ends[name] == 2:  # As docs/tasks.md says.
+                if looping or ends[name] == 2:  # As docs/tasks.md says.
+                    assert name not in removed, f"{name}: {stack.log('worker')[-3000:]}"
+                    removed.add(name)
                     stack.broker.rpop(stack.queue)
+                begin = time.monotonic()
                 stack.start_worker("worker", *options)
             time.sleep(0.05)
     # Those that the worker holds come back to it.
@@ -916,10 +923,9 @@ def malformed_messages(stack: Faults) -> str:
     stack.works()
     early = {job: stack.row(job) for job in jobs}
     assert all(row["status"] in ("PENDING", *ENDED) for row in early.values()), early
-    counts = Counter(ends.values())
     return (
-        f"{len(names)} messages: {len(names) - len(ends)} ignored, {counts[1]} end Celery once, "
-        f"{counts[2]} until the message is removed; all jobs behind them run"
+        f"of {len(names)}, {len(names) - len(ends)} are ignored, {len(ends) - len(removed)} end "
+        f"Celery once, {len(removed)} until they are removed; all jobs behind them run"
     )
 
 
