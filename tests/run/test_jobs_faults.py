@@ -46,6 +46,7 @@ TASKS = Path(__file__).with_name("fault_tasks.py")
 ENDED = ("SUCCESS", "FAILURE", "REVOKED", "IGNORED")
 BOTH = ("postgresql", "sqlite")
 NOTIFICATION = {"user_id": "1", "message": "x"}
+Answer = tuple[int, float, str]
 Row = tuple[Callable[["Faults"], str], str, dict[str, str]]
 FAULTS: dict[str, Row] = {}
 ALONE: set[str] = set()
@@ -168,6 +169,11 @@ class Faults(Stack):
             f"not all of {number} jobs succeeded",
             every=0.5,
         )
+
+    def kill_group(self, name: str) -> None:
+        """Kill the process group of a supervised worker."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.processes[name].pid, signal.SIGKILL)
 
     @contextmanager
     def supervised(self, *names: str, **environment: str) -> Iterator[None]:
@@ -639,7 +645,7 @@ def ahead() -> dict[str, str]:
     """Return the environment of a process whose clock is a day ahead."""
     find_program("faketime", install="apt install faketime")
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    return {"LD_PRELOAD": str(library), "FAKETIME": "+1d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    return {"LD_PRELOAD": str(library), "FAKETIME": "+1d"}
 
 
 @fault("a worker whose clock is a day ahead", databases=("postgresql",))
@@ -681,19 +687,20 @@ def beat_clock(stack: Faults) -> str:
 
 
 @contextmanager
-def clients(api: httpx.Client, number: int = 8) -> Iterator[list[tuple[int, float]]]:
-    """Queue notifications all the time. The list gets the status and the seconds of each answer."""
-    answers: list[tuple[int, float]] = []
+def clients(api: httpx.Client, number: int = 8) -> Iterator[list[Answer]]:
+    """Queue notifications all the time. The list gets each answer's status, seconds and job."""
+    answers: list[Answer] = []
     stop = threading.Event()
     headers = log_in(api).headers
 
     def post() -> None:
         with httpx.Client(base_url=api.base_url, headers=headers, timeout=30) as client:
             while not stop.wait(0.1):
-                begin, code = time.monotonic(), 0
+                begin, code, job = time.monotonic(), 0, ""
                 with suppress(httpx.HTTPError):
-                    code = client.post("/notify", params=NOTIFICATION).status_code
-                answers.append((code, time.monotonic() - begin))
+                    answer = client.post("/notify", params=NOTIFICATION)
+                    code, job = answer.status_code, answer.json().get("task_id", "")
+                answers.append((code, time.monotonic() - begin, job))
 
     threads = [threading.Thread(target=post) for _ in range(number)]
     for thread in threads:
@@ -736,13 +743,15 @@ def under_load(stack: Faults, outage: AbstractContextManager[None], seconds: flo
             back = time.monotonic()
             wait_until(lambda: len(answers) >= end + 100)
         assert end - begin > 100, answers[begin:]
-        assert {code for code, _ in answers} == {202}, Counter(code for code, _ in answers)
+        codes = Counter(code for code, _, _ in answers)
+        assert codes == {202: len(answers)}, codes
         stack.all_succeed(len(answers), 180)
         back = time.monotonic() - back
     assert len(stack.runs("end")) == len(answers)
     assert set(stack.runs("end").values()) == {1}
-    times = sorted(1_000 * seconds for _, seconds in answers[begin:end])
-    assert times[-1] < 1_000, times[-20:]
+    times = sorted(1_000 * seconds for _, seconds, _ in answers[begin:end])
+    # Generous, since other faults run beside it. Who waits for Redis waits longer.
+    assert times[-1] < (1_000 if FULL else 3_000), times[-20:]
     return (
         f"{len(answers)} answers: 202; meanwhile p50 {times[len(times) // 2]:.0f} ms, p99 "
         f"{times[len(times) * 99 // 100]:.0f} ms, slowest {times[-1]:.0f} ms; "
@@ -791,8 +800,7 @@ def worker_killed_often(stack: Faults) -> str:
             first, last = number * each, (number + 1) * each
             stack.ask(f"naps(['k%d' % n for n in range({first}, {last})], 0.02)")
             wait_until(lambda: len(stack.runs("end")) > (first + last) / 2)  # noqa: B023
-            with suppress(ProcessLookupError):
-                os.killpg(stack.processes["worker"].pid, signal.SIGKILL)
+            stack.kill_group("worker")
         stack.all_succeed(KILLED_JOBS, 120)
     begun, done = stack.runs("start"), stack.runs("end")
     assert len(done) == KILLED_JOBS
