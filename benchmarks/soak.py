@@ -1,161 +1,102 @@
-"""Mixed load with a fault every minute, in turn. Ends in one line: accepted, done, twice, lost.
+"""Load while a worker, the API, Redis or beat is killed every few seconds. Ends in one line.
 
-``python benchmarks/soak.py [MINUTES]``, ten by default. Exit code 1 when a task was lost. Writes the
-line into README.md.
+    uv run python -m benchmarks.soak [MINUTES] [DATABASE]
+
+Ten minutes on PostgreSQL by default. Exit code 1 when a job was lost. Writes the line into
+benchmarks/README.md.
 """
 
-import os
 import random
-import re
-import signal
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
-from itertools import count, cycle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from threading import Event, Thread
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+from benchmarks.tables import write
+from tests.run.test_jobs_faults import Faults, bake_faults, clients
 
-from tables import write  # noqa: E402
+EVERY = 8
+SETTINGS = {"JOB_MAX_WAITING_PER_USER": "1000000", "ACCESS_TOKEN_MINUTES": "600"}
 
-from tests.stack import Stack, bake, wait_until  # noqa: E402
 
+@contextmanager
+def naps(stack: Faults) -> Iterator[list[str]]:
+    """Queue quick and slow jobs all the time. The list gets their keys."""
+    accepted: list[str] = []
+    stop = Event()
 
-class Soak:
-    """The load and the faults."""
-
-    def __init__(self, stack):
-        self.stack = stack
-        self.accepted, self.refused = [], 0
-        self.stopped = threading.Event()
-        self.names = count()
-        self.workers, self.all_workers = [], []
-        self.stack.migrate()
-        self.api = stack.start_api()
-
-    def start_worker(self):
-        name = f"worker{next(self.names)}"
-        self.stack.start_worker(name, CELERY_LOST_WORKER_TIMEOUT="20")
-        self.workers.append(name)
-        self.all_workers.append(name)
-
-    def queue(self):
-        """Queue quick and slow tasks, some that run later, some through the API, until told."""
+    def queue() -> None:
         for number in count():
-            if self.stopped.wait(0.01):
+            if stop.wait(0.2):
                 return
-            key = f"t{number}"
-            seconds = random.choice([0, 0, 0, 0.01, 0.1, 1 if number % 50 == 0 else 0])
-            countdown = 5 if number % 20 == 0 else None
-            try:
-                if number % 4 == 0:
-                    answer = self.api.post("/notify", params={"user_id": 1, "message": "x"})
-                    key = answer.raise_for_status().json()["task_id"]
-                else:
-                    self.stack.queue("nap", key, seconds, countdown=countdown)
-            except Exception:  # whatever it is, the client was told
-                self.refused += 1
-            else:
-                self.accepted.append(key)
+            seconds = random.choice([0, 0.01, 0.1, 0.1, 1])
+            keys = [f"n{number}-{n}" for n in range(5)]
+            stack.ask(f"naps({keys}, {seconds}, {random.choice([None, None, 3])})")
+            accepted.extend(keys)
 
-    def done(self):
-        """Return how often each task was done."""
-        done = self.stack.runs("end")
-        for name in self.all_workers:
-            log = self.stack.log(name)
-            done.update(re.findall(r"send_notification\[(\S+?)\] succeeded", log))
-        return done
-
-    def kill_worker(self):
-        self.stack.kill(self.workers.pop(0))
-        self.start_worker()
-
-    def kill_pool_process(self):
-        pid = self.stack.processes[self.workers[0]].pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        os.kill(int(random.choice(children)), signal.SIGKILL)
-
-    def stop_worker(self):
-        name = self.workers.pop(0)
-        self.start_worker()
-        self.stack.stop(name, 90)
-
-    def restart_redis(self):
-        self.stack.signal("redis", signal.SIGTERM)
-        self.stack.processes.pop("redis").wait()
-        time.sleep(5)
-        self.stack.start_redis()
-
-    def freeze_redis(self):
-        self.stack.signal("redis", signal.SIGSTOP)
-        time.sleep(10)
-        self.stack.signal("redis", signal.SIGCONT)
-
-    def freeze_worker(self):
-        name = self.workers[0]
-        self.stack.signal(name, signal.SIGSTOP, group=True)
-        time.sleep(10)
-        self.stack.signal(name, signal.SIGCONT, group=True)
+    thread = Thread(target=queue)
+    thread.start()
+    try:
+        yield accepted
+    finally:
+        stop.set()
+        thread.join()
 
 
-def main(minutes=10.0):
-    """Run; return the exit code."""
+def kill_often(stack: Faults, port: int, minutes: float) -> None:
+    """Kill something every few seconds and start it again."""
+    deadline = time.monotonic() + 60 * minutes
+    while time.monotonic() < deadline:
+        time.sleep(EVERY)
+        name = random.choice(["one", "two", "api", "redis", "beat"])
+        print(f"kill -9 {name}", flush=True)
+        if name in ("one", "two"):
+            stack.kill_group(name)  # The supervisor starts it again.
+            continue
+        stack.kill(name)
+        time.sleep(random.uniform(0, 5))
+        if name == "api":
+            stack.start_api(port=port)
+        elif name == "redis":
+            stack.start_redis()
+        else:
+            stack.start_beat()
+
+
+def main(length: str = "10", database: str = "postgresql") -> int:
+    """Run, and return the exit code."""
+    minutes = float(length)
     with tempfile.TemporaryDirectory(prefix="forge-") as folder:
-        project = bake(Path(folder))
-        with Stack(project, Path(folder) / "soak", LOG_LEVEL="INFO") as stack:
-            stack.client.conf.result_backend = None
-            stack.client.conf.task_publish_retry = False
-            stack.client.conf.broker_transport_options = {"socket_timeout": 3}
-            soak = Soak(stack)
-            soak.start_worker()
-            soak.start_worker()
-            faults = cycle(
-                [
-                    soak.kill_worker,
-                    soak.restart_redis,
-                    soak.stop_worker,
-                    soak.freeze_redis,
-                    soak.kill_pool_process,
-                    soak.freeze_worker,
-                ]
-            )
-            load = threading.Thread(target=soak.queue)
-            load.start()
-            end = time.monotonic() + minutes * 60
-            try:
-                while time.monotonic() < end:
-                    time.sleep(max(0, min(50, end - time.monotonic())))
-                    if time.monotonic() < end - 20:
-                        fault = next(faults)
-                        print(f"{fault.__name__} at {len(soak.accepted)} accepted", flush=True)
-                        fault()
-            finally:
-                soak.stopped.set()
-                load.join()
-
-            def lost():
-                done = soak.done()
-                return [key for key in soak.accepted if not done[key]]
-
-            try:
-                wait_until(lambda: not lost(), 180, every=2)
-            except AssertionError:
-                print("lost:", lost()[:20])
-            done, begun = soak.done(), stack.runs("start")
-            twice = [key for key in soak.accepted if done[key] > 1]
-            again = Counter({key: begun[key] for key in soak.accepted if begun[key] > done[key]})
-            line = (
-                f"{minutes:g} minutes: accepted {len(soak.accepted)}, refused {soak.refused}, "
-                f"done {len(soak.accepted) - len(lost())}, done more than once {len(twice)}, "
-                f"begun again after a kill {len(again)}, lost {len(lost())}"
-            )
-            print(line)
-            write("soak", line)
-            return 1 if lost() else 0
+        project = bake_faults(Path(folder), database)
+        with Faults(project, Path(folder) / "soak", **SETTINGS) as stack:
+            api = stack.start_api()
+            stack.start_beat()
+            with stack.supervised("one", "two"):
+                with clients(api) as answers, naps(stack) as accepted:
+                    kill_often(stack, api.base_url.port or 0, minutes)
+                accepted += [job for code, _, job in answers if code == 202]
+                for _ in range(180):
+                    states = stack.ask("count()")
+                    if set(states) == {"SUCCESS"}:
+                        break
+                    time.sleep(1)
+        begun, done = stack.runs("start"), stack.runs("end")
+    lost = [key for key in accepted if not done[key]]
+    line = (
+        f"{minutes:g} minutes on {database}: accepted {len(accepted)}, "
+        f"done {len(accepted) - len(lost)}, "
+        f"interrupted and run again {sum(begun[key] > done[key] for key in begun)}, "
+        f"run twice to the end {sum(done[key] > 1 for key in accepted)}, lost {len(lost)}"
+    )
+    print(states, lost[:20])
+    print(line)
+    write("soak", line)
+    return 1 if lost or set(states) != {"SUCCESS"} else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(float, sys.argv[1:])))
+    sys.exit(main(*sys.argv[1:]))

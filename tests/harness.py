@@ -467,9 +467,11 @@ class Stack:
         """Run Python code in the project and return its output."""
         return self.run("python", "-c", code, *arguments, **environment)
 
-    def start_api(self, name: str = "api", **environment: str) -> httpx.Client:
+    def start_api(
+        self, name: str = "api", port: int | None = None, **environment: str
+    ) -> httpx.Client:
         """Start the API and return a client for it once it answers."""
-        port = free_port()
+        port = port or free_port()
         uvicorn = self.project / ".venv/bin/uvicorn"
         self.start(name, uvicorn, "app.main:app", "--port", str(port), **environment)
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)

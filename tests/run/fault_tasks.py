@@ -17,7 +17,9 @@ from app.core.celery import celery_app, with_db_init
 from app.core.database import DATABASE_NOW, get_engine, session_scope
 from app.jobs import Job, cancel_job, enqueue, get_job, list_jobs, retry_job
 from app.jobs._publisher import Message
+from app.tasks.example_task import send_notification
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.signals import task_success
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
@@ -182,6 +184,12 @@ def tick() -> None:
     note("tick", "start")
 
 
+@task_success.connect(sender=send_notification)
+def note_notification(sender: Any, **_: object) -> None:
+    """Note what ``POST /notify`` has queued, when it has run."""
+    note(sender.request.id, "end")
+
+
 if "BEAT_EVERY" in os.environ:
     celery_app.conf.beat_schedule["tick"] = {
         "task": "app.tasks.fault_tasks.tick",
@@ -199,10 +207,12 @@ def add(task: str, count: int = 1, **kwargs: Any) -> list[str]:
         return [enqueue(session, function, **kwargs).id for _ in range(count)]
 
 
-def naps(keys: list[str], seconds: float = 0) -> list[str]:
+def naps(keys: list[str], seconds: float = 0, countdown: float | None = None) -> list[str]:
     """Queue a nap for each key in one transaction and return their ids."""
     with session_scope() as session:
-        return [enqueue(session, nap, key=key, seconds=seconds).id for key in keys]
+        return [
+            enqueue(session, nap, countdown=countdown, key=key, seconds=seconds).id for key in keys
+        ]
 
 
 def rows(*ids: str) -> list[dict[str, Any]]:
@@ -251,7 +261,9 @@ def change(job_id: str, **values: Any) -> None:
 
 
 def main() -> None:
-    """Answer until the input ends."""
+    """Answer until the input ends. Logs go to standard error."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     names = dict(globals(), Session=Session, get_engine=get_engine, get_job=get_job)
     names |= {"list_jobs": list_jobs, "cancel_job": cancel_job, "DATABASE_NOW": DATABASE_NOW}
     names |= {"session": Session(get_engine()), "names": names}
@@ -260,7 +272,7 @@ def main() -> None:
             answer = {"value": eval(json.loads(line), names)}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer, default=str), flush=True)
+        print(json.dumps(answer, default=str), file=answers, flush=True)
 
 
 if __name__ == "__main__":
