@@ -22,6 +22,8 @@ THREADS = 8
 MAX_BACKLOG = 2_000
 # The message header with the series of attempts that it belongs to.
 SERIES = "job_series"
+# The message header with the name of the entry of the schedule that queued the job.
+SCHEDULE = "job_schedule"
 # The stamp by which a running attempt is terminated. Revoking the task's id instead would make
 # workers refuse a later retry of the same job.
 # https://docs.celeryq.dev/en/stable/userguide/workers.html#revoke-by-stamped-headers-revoking-tasks-by-their-stamped-headers
@@ -37,12 +39,21 @@ class Message:
     kwargs: dict[str, Any]
     attempts: int
     series: int
+    schedule: str | None
     headers: dict[str, Any]
 
     @classmethod
     def of(cls, job: Job) -> Self:
         """Return the message of the next attempt of a job."""
-        return cls(job.id, job.task, dict(job.kwargs), job.attempts, job.series, dict(job.headers))
+        return cls(
+            job.id,
+            job.task,
+            dict(job.kwargs),
+            job.attempts,
+            job.series,
+            job.schedule,
+            dict(job.headers),
+        )
 
     @property
     def stamp(self) -> str:
@@ -61,7 +72,7 @@ class Message:
         options: dict[str, Any] = {
             "task_id": self.id,
             "retries": self.attempts - self.series,
-            "headers": {**self.headers, SERIES: self.series},
+            "headers": {**self.headers, SERIES: self.series, SCHEDULE: self.schedule},
             "stamped_headers": [STAMP],
             STAMP: self.stamp,
             # The outcome goes into the row; the result backend is not touched.
