@@ -39,7 +39,8 @@ from tests.harness import (
 HERE = Path(__file__).parent
 BEFORE = "cfd1f4a"  # The version of this repository that the section ``http`` compares with.
 RUNS = 3
-SECONDS = 4
+SECONDS = 3
+COUNT = 1000
 NOTIFY = ("POST", "/notify?user_id=1&message=hello")
 SINK = """
 import sys
@@ -52,6 +53,8 @@ class Sink(BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Sink).serve_forever()
 """
+
+Rates = tuple[float, float]  # Per second, and per second of processor time.
 
 
 def bake(folder: Path, database: str, template: Path = TEMPLATE) -> Path:
@@ -87,10 +90,10 @@ def redis_at(port: int, first: int = 0) -> dict[str, str]:
     return {name: f"redis://127.0.0.1:{port}/{first + n}" for n, name in enumerate(names)}
 
 
-def alternate(sides: dict[Any, Callable[[], Any]]) -> dict[Any, list[Any]]:
+def alternate(sides: dict[Any, Callable[[], Any]], runs: int = RUNS) -> dict[Any, list[Any]]:
     """Return what each side measures, several times in turn."""
     results: dict[Any, list[Any]] = {name: [] for name in sides}
-    for _ in range(RUNS):
+    for _ in range(runs):
         for name, measure in sides.items():
             results[name].append(measure())
     return results
@@ -126,68 +129,86 @@ def waiting(broker: Redis) -> int:
     return sum(map(broker.llen, broker.scan_iter("*celery", _type="list")))
 
 
-def drain(stack: Stack, worker: str, broker: Redis, count: int, fill: Callable[[], Any]) -> float:
-    """Return how many tasks per second a running worker takes from a queue that is full."""
+def cpu(stack: Stack, name: str) -> float:
+    """Return the milliseconds of processor time that a process and its children have used."""
+    times = [process.cpu_times() for process in stack.family(name)]
+    ended = times[0].children_user + times[0].children_system
+    return (ended + sum(time.user + time.system for time in times)) * 1000
+
+
+def drain(stack: Stack, worker: str, broker: Redis, fill: Callable[[], Any]) -> Rates:
+    """Return how many tasks a worker takes from a full queue, per second and per CPU second."""
     stack.send_signal(worker, signal.SIGSTOP, family=True)
     fill()
-    wait_until(lambda: waiting(broker) >= count * 0.99)
+    wait_until(lambda: waiting(broker) >= COUNT * 0.99)
     stack.send_signal(worker, signal.SIGCONT, family=True)
-    wait_until(lambda: waiting(broker) < count * 0.9, every=0.005)  # It is awake and warm.
-    first, start = waiting(broker), time.perf_counter()
+    wait_until(lambda: waiting(broker) < COUNT * 0.9, every=0.005)  # It is awake and warm.
+    first, start, used = waiting(broker), time.perf_counter(), cpu(stack, worker)
     wait_until(lambda: not waiting(broker), seconds=300, every=0.005)
-    return first / (time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return first / seconds, 1000 * first / (cpu(stack, worker) - used)
 
 
-def worker(folder: Path, count: int = 2000) -> None:
+def columns(ours: list[Rates], theirs: list[Rates]) -> list[str]:
+    """Return the cells of a table: both rates with their ratios, for each kind of rate."""
+    cells = []
+    for one, other in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True):
+        cells += [show(one), show(other), show(ratios(one, other), 2)]
+    return cells
+
+
+def worker(folder: Path) -> None:
     """No-op tasks per second, beside a bare Celery application with Celery's defaults."""
-    header, rows = "| processes | ours, tasks/s | bare, tasks/s | ratio (goal 0.95) |", []
+    header = (
+        "| processes | ours, tasks/s | bare, tasks/s | ratio (goal 0.95) "
+        "| ours, tasks per CPU second | bare | ratio |"
+    )
+    rows: list[str] = []
     with started(bake(folder, "postgresql")) as stack:
         bare = redis_at(stack.redis_port, 4)
-        fill_bare = f"from bare import noop\nfor n in range({count}): noop.delay(n)"
+        fill_bare = f"from bare import noop\nfor n in range({COUNT}): noop.delay(n)"
+        ours = partial(inside, stack, f"queue('delay', {COUNT})")
+        theirs = partial(stack.python, fill_bare, PYTHONPATH=str(HERE), **bare)
+        sides = {
+            "ours": partial(drain, stack, "worker", stack.broker, ours),
+            "bare": partial(drain, stack, "bare", Redis(port=stack.redis_port, db=5), theirs),
+        }
         for processes in (1, 4):
             stack.start_worker(CELERY_WORKER_CONCURRENCY=str(processes))
             start_bare_worker(stack, processes, **bare)
-            ours = partial(inside, stack, f"queue('delay', {count})")
-            theirs = partial(stack.python, fill_bare, PYTHONPATH=str(HERE), **bare)
-            other = Redis(port=stack.redis_port, db=5)
-            sides = {
-                "ours": partial(drain, stack, "worker", stack.broker, count, ours),
-                "bare": partial(drain, stack, "bare", other, count, theirs),
-            }
-            for measure in sides.values():
-                measure()
+            alternate(sides, 1)
             rates = alternate(sides)
-            for name in ("worker", "bare"):
-                stack.kill(name)
-            cells = (show(rates["ours"]), show(rates["bare"]), show(ratios(*rates.values()), 2))
-            add_row("worker", header, rows, processes, *cells)
+            stack.kill("worker")
+            stack.kill("bare")
+            add_row("worker", header, rows, processes, *columns(*rates.values()))
 
 
-def jobs(folder: Path, count: int = 1000) -> None:
+def jobs(folder: Path) -> None:
     """Jobs per second from ``enqueue`` to SUCCESS, beside ``.delay()`` in the same project."""
-    header = "| database | measured | `enqueue`, jobs/s | `.delay()`, tasks/s | ratio (goal 0.5) |"
+    header = (
+        "| database | measured | `enqueue`, jobs/s | `.delay()`, tasks/s | ratio (goal 0.5) "
+        "| `enqueue`, jobs per CPU second of the worker | `.delay()` | ratio |"
+    )
+
+    def queued_and_run(stack: Stack, how: str) -> Rates:
+        used = cpu(stack, "worker")
+        rate = inside(stack, f"run('{how}', {COUNT})")
+        return rate, 1000 * COUNT / (cpu(stack, "worker") - used)
+
+    def only_run(stack: Stack, how: str) -> Rates:
+        fill = partial(inside, stack, f"queue('{how}', {COUNT})")
+        return drain(stack, "worker", stack.broker, fill)
+
     rows: list[str] = []
     for database in ("postgresql", "sqlite"):
         with started(bake(folder, database)) as stack:
             stack.start_worker()
-            for name, measure in (
-                ("queued and run", lambda how: inside(stack, f"run('{how}', {count})")),
-                (
-                    "only run",
-                    lambda how: drain(
-                        stack,
-                        "worker",
-                        stack.broker,
-                        count,
-                        partial(inside, stack, f"queue('{how}', {count})"),
-                    ),
-                ),
-            ):
-                measure("delay")
-                rates = alternate({how: partial(measure, how) for how in ("enqueue", "delay")})
-                cells = (show(rates["enqueue"]), show(rates["delay"]))
-                ratio = show(ratios(*rates.values()), 2)
-                add_row("jobs", header, rows, database, name, *cells, ratio)
+            for measure in (queued_and_run, only_run):
+                sides = {how: partial(measure, stack, how) for how in ("enqueue", "delay")}
+                alternate(sides, 1)
+                cells = columns(*alternate(sides).values())
+                name = measure.__name__.replace("_", " ")
+                add_row("jobs", header, rows, database, name, *cells)
 
 
 def waiting_jobs(folder: Path) -> None:
@@ -288,7 +309,7 @@ def notify(folder: Path) -> None:
                 add_row("notify", header, rows, clients, *cells)
 
 
-def cost(folder: Path, count: int = 1000) -> None:
+def cost(folder: Path) -> None:
     """What metrics and traces cost."""
     header = "| | `POST /notify`, requests/s | to off | jobs, queued and run per second | to off |"
     with started(bake(folder, "postgresql")) as stack:
@@ -314,7 +335,7 @@ def cost(folder: Path, count: int = 1000) -> None:
             stack.redis.flushall()
             inside(stack, "reset()")
             stack.start_worker(**environment)
-            done = inside(stack, f"run('enqueue', {count})", **environment)
+            done = inside(stack, f"run('enqueue', {COUNT})", **environment)
             ended.set()
             thread.join()
             stack.kill("worker")
