@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ class Sink(BaseHTTPRequestHandler):
 ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Sink).serve_forever()
 """
 
-Rates = tuple[float, float]  # Per second, and per second of processor time.
+Rates = Sequence[float]  # Per second, and per second of processor time.
 
 
 def bake(folder: Path, database: str, template: Path = TEMPLATE) -> Path:
@@ -183,17 +183,19 @@ def worker(folder: Path) -> None:
             add_row("worker", header, rows, processes, *columns(*rates.values()))
 
 
+def queued_and_run(stack: Stack, how: str, **environment: str) -> Rates:
+    """Return how many tasks are queued and run, per second and per CPU second of the worker."""
+    used = cpu(stack, "worker")
+    rate = inside(stack, f"run('{how}', {COUNT})", **environment)
+    return rate, 1000 * COUNT / (cpu(stack, "worker") - used)
+
+
 def jobs(folder: Path) -> None:
     """Jobs per second from ``enqueue`` to SUCCESS, beside ``.delay()`` in the same project."""
     header = (
         "| database | measured | `enqueue`, jobs/s | `.delay()`, tasks/s | ratio (goal 0.5) "
         "| `enqueue`, jobs per CPU second of the worker | `.delay()` | ratio |"
     )
-
-    def queued_and_run(stack: Stack, how: str) -> Rates:
-        used = cpu(stack, "worker")
-        rate = inside(stack, f"run('{how}', {COUNT})")
-        return rate, 1000 * COUNT / (cpu(stack, "worker") - used)
 
     def only_run(stack: Stack, how: str) -> Rates:
         fill = partial(inside, stack, f"queue('{how}', {COUNT})")
@@ -255,8 +257,10 @@ def serve(stack: Stack, *target: str, name: str = "api", **environment: str) -> 
 def load(stack: Stack, port: int, clients: int, *request: str, seconds: float = SECONDS) -> Any:
     """Return what the load generator has measured."""
     arguments = map(str, (port, clients, seconds, *request, stack.tokens))  # type: ignore[attr-defined]
+    used = cpu(stack, "api")
     output = run(sys.executable, HERE / "load.py", *arguments, cwd=HERE, env={**os.environ})
-    return json.loads(output)
+    result = json.loads(output)
+    return result | {"cpu": (cpu(stack, "api") - used) / sum(result["codes"].values())}
 
 
 def codes(results: list[Any]) -> str:
@@ -272,7 +276,7 @@ def notify(folder: Path) -> None:
     """``POST /notify`` while Redis is quick, slow, refuses and hangs, beside a naive API."""
     header = (
         "| clients | API | Redis | requests/s | to ours at 0 ms | to naive at 20 ms "
-        "| p99, ms | `/health/live` p50, ms | p99, ms | other than 2xx |"
+        "| CPU, ms per request | p99, ms | `/health/live` p50, ms | p99, ms | other than 2xx |"
     )
     with started(bake(folder, "postgresql")) as stack:
         slow, closed = free_port(), free_port()
@@ -303,7 +307,7 @@ def notify(folder: Path) -> None:
             for side, many in results.items():
                 others = (rates["ours", "0 ms"], rates["naive", "20 ms"])
                 compared = [show(ratios(rates[side], other), 2) for other in others]
-                names = ("p99", "live_p50", "live_p99")
+                names = ("cpu", "p99", "live_p50", "live_p99")
                 times = [show([one[name] for one in many], 1) for name in names]
                 cells = (*side, show(rates[side]), *compared, *times, codes(many))
                 add_row("notify", header, rows, clients, *cells)
@@ -311,13 +315,16 @@ def notify(folder: Path) -> None:
 
 def cost(folder: Path) -> None:
     """What metrics and traces cost."""
-    header = "| | `POST /notify`, requests/s | to off | jobs, queued and run per second | to off |"
+    header = (
+        "| | `POST /notify`, requests/s | to off | per CPU second of the API | to off "
+        "| jobs, queued and run per second | to off | per CPU second of the worker | to off |"
+    )
     with started(bake(folder, "postgresql")) as stack:
         sink = free_port()
         stack.start("sink", sys.executable, "-c", SINK, str(sink))
         off = ("--factory", "app.tasks.bench:unmeasured")
 
-        def measure(*target: str, scrape: bool = False, **environment: str) -> tuple[float, float]:
+        def measure(*target: str, scrape: bool = False, **environment: str) -> list[float]:
             stack.redis.flushall()
             inside(stack, "reset()")
             port = serve(stack, *target, **environment)
@@ -331,16 +338,16 @@ def cost(folder: Path) -> None:
             thread = threading.Thread(target=scrape_every_second)
             thread.start()
             load(stack, port, 4, *NOTIFY, seconds=1)
-            rate = load(stack, port, 16, *NOTIFY)["rate"]
+            result = load(stack, port, 16, *NOTIFY)
             stack.redis.flushall()
             inside(stack, "reset()")
             stack.start_worker(**environment)
-            done = inside(stack, f"run('enqueue', {COUNT})", **environment)
+            done = queued_and_run(stack, "enqueue", **environment)
             ended.set()
             thread.join()
             stack.kill("worker")
             stack.kill("api")
-            return rate, done
+            return [result["rate"], 1000 / result["cpu"], *done]
 
         traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{sink}"}
         results = alternate(
@@ -352,20 +359,16 @@ def cost(folder: Path) -> None:
             }
         )
     rows: list[str] = []
-    base = list(zip(*results["both off"], strict=True))
     for name, many in results.items():
-        cells = [
-            (show(own), show(ratios(own, off), 2))
-            for own, off in zip(zip(*many, strict=True), base, strict=True)
-        ]
-        add_row("cost", header, rows, name, *cells[0], *cells[1])
+        cells = columns(many, results["both off"])
+        add_row("cost", header, rows, name, *(cell for n, cell in enumerate(cells) if n % 3 != 1))
 
 
 def http(folder: Path) -> None:
     """The API beside that of the version before."""
     header = (
         "| request | clients | requests/s | before | ratio (goal 0.9) "
-        "| p99, ms | before | other than 2xx | before |"
+        "| CPU, ms per request | before | ratio | p99, ms | before | other than 2xx | before |"
     )
     template = folder / BEFORE
     if not template.exists():
@@ -378,7 +381,8 @@ def http(folder: Path) -> None:
         ports = {stack: serve(stack, "app.main:app") for stack in (new, old)}
         task = {}
         for stack, port in ports.items():
-            headers = {"Authorization": f"Bearer {stack.tokens.split(',')[0]}"}  # type: ignore[attr-defined]
+            stack.tokens = stack.tokens.split(",")[0]  # type: ignore[attr-defined]
+            headers = {"Authorization": f"Bearer {stack.tokens}"}  # type: ignore[attr-defined]
             url = f"http://127.0.0.1:{port}"
             queued = httpx.post(url + NOTIFY[1], headers=headers, timeout=30).json()
             task[stack] = queued["task_id"]
@@ -390,10 +394,10 @@ def http(folder: Path) -> None:
         def measure(stack: Stack, clients: int, method: str, path: str) -> Any:
             if method == "POST":
                 stack.broker.flushdb()
-            if stack is new:
+            if method == "POST" and stack is new:
                 inside(stack, f"reset('{task[stack]}')")
             path = path.replace("{id}", task[stack])
-            load(stack, ports[stack], 4, method, path, seconds=0.5)
+            load(stack, ports[stack], 4, method, path, seconds=1)
             return load(stack, ports[stack], clients, method, path)
 
         for request in (
@@ -404,14 +408,12 @@ def http(folder: Path) -> None:
         ):
             for clients in (1, 16, 64, 256):
                 many = alternate({s: partial(measure, s, clients, *request) for s in (new, old)})
-                rates = [[one["rate"] for one in many[stack]] for stack in (new, old)]
-                slow = [show([one["p99"] for one in many[stack]], 1) for stack in (new, old)]
-                cells = (
-                    *map(show, rates),
-                    show(ratios(*rates), 2),
-                    *slow,
-                    *map(codes, many.values()),
-                )
+                cells = []
+                for figure, digits in (("rate", 0), ("cpu", 2), ("p99", 0)):
+                    both = [[one[figure] for one in runs] for runs in many.values()]
+                    cells += [show(values, digits) for values in both]
+                    cells += [show(ratios(*both), 2)] if figure != "p99" else []
+                cells += map(codes, many.values())
                 name = " ".join(request).split("?")[0]
                 add_row("http", header, rows, f"`{name}`", clients, *cells)
 
