@@ -3,8 +3,11 @@
 import os
 
 from celery import Celery
+from fastapi import FastAPI
 
-celery_app = Celery("bare", broker=os.environ["BARE_BROKER"], backend=os.environ["BARE_BACKEND"])
+broker, backend = os.environ["CELERY_BROKER_URL"], os.environ["CELERY_RESULT_BACKEND"]
+celery_app = Celery("bare", broker=broker, backend=backend)
+app = FastAPI()
 
 
 @celery_app.task
@@ -12,15 +15,11 @@ def noop(number):
     return number
 
 
-if "BARE_API" in os.environ:
-    from fastapi import FastAPI
+@app.post("/notify", status_code=202)
+async def notify(user_id: int, message: str):
+    return {"task_id": noop.delay(user_id).id, "status": "queued"}
 
-    app = FastAPI()
 
-    @app.post("/notify", status_code=202)
-    async def notify(user_id: int, message: str):
-        return {"task_id": noop.delay(user_id).id, "status": "queued"}
-
-    @app.get("/health/live")
-    async def live():
-        return {"status": "ok"}
+@app.get("/health/live")
+async def live():
+    return {"status": "ok"}

@@ -1,7 +1,8 @@
 """An HTTP client that costs little: so many requests at once over connections that stay open.
 
-``python load.py PORT CLIENTS SECONDS METHOD PATH [TOKEN]`` prints JSON: requests per second, status
-codes, and the times of ``/health/live`` meanwhile, in milliseconds.
+``python load.py PORT CLIENTS SECONDS METHOD PATH TOKENS`` prints JSON: requests per second, status
+codes (503 without Retry-After as ``503!``), and milliseconds of these requests and of requests to
+``/health/live`` beside them. The clients take the tokens, separated by commas, in turn.
 """
 
 import asyncio
@@ -9,66 +10,41 @@ import json
 import sys
 import time
 from collections import Counter
+from statistics import quantiles
 
 
-async def ask(reader, writer, request):
-    writer.write(request)
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-    await reader.readexactly(length)
-    return int(head[9:12])
-
-
-def request(method, path, token=None):
-    authorization = f"Authorization: Bearer {token}\r\n" if token else ""
-    return (
-        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n{authorization}\r\n"
-    ).encode()
-
-
-async def main(port, clients, seconds, method, path, token=None):
-    port, clients, seconds = int(port), int(clients), float(seconds)
+async def main(port, clients, seconds, method, path, tokens):
     codes, times, live = Counter(), [], []
-    end = time.monotonic() + seconds
-
-    async def client():
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        message = request(method, path, token)
-        while time.monotonic() < end:
-            begin = time.monotonic()
-            codes[await ask(reader, writer, message)] += 1
-            times.append(time.monotonic() - begin)
-        writer.close()
-
-    async def look():
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        message = request("GET", "/health/live")
-        while time.monotonic() < end:
-            begin = time.monotonic()
-            await ask(reader, writer, message)
-            live.append(time.monotonic() - begin)
-            await asyncio.sleep(0.01)
-        writer.close()
-
     begin = time.monotonic()
-    await asyncio.gather(look(), *(client() for _ in range(clients)))
-    took = time.monotonic() - begin
+    end = begin + float(seconds)
 
-    def quantile(values, part):
-        return sorted(values)[int(len(values) * part)] * 1000 if values else 0
+    async def client(method, path, token, milliseconds, codes, pause=0.0):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Content-Length: 0"]
+        lines += [f"Authorization: Bearer {token}"] if token else []
+        request = "\r\n".join([*lines, "", ""]).encode()
+        while (start := time.monotonic()) < end:
+            writer.write(request)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
+            milliseconds.append((time.monotonic() - start) * 1000)
+            code = head[9:12].decode()
+            codes[code + "!" * (code == "503" and b"retry-after:" not in head)] += 1
+            await asyncio.sleep(pause)
+        writer.close()
 
-    print(
-        json.dumps(
-            {
-                "rate": sum(codes.values()) / took,
-                "codes": codes,
-                "p50": quantile(times, 0.5),
-                "p99": quantile(times, 0.99),
-                "live_p50": quantile(live, 0.5),
-                "live_p99": quantile(live, 0.99),
-            }
-        )
-    )
+    names = tokens.split(",")
+    loads = [
+        client(method, path, names[number % len(names)], times, codes)
+        for number in range(int(clients))
+    ]
+    beside = client("GET", "/health/live", "", live, Counter(), pause=0.02)
+    await asyncio.gather(beside, *loads)
+    result = {"rate": len(times) / (time.monotonic() - begin), "codes": codes}
+    for name, values in (("", times), ("live_", live)):
+        cuts = quantiles(values * 2, n=100)  # Twice: one value alone has no quantiles.
+        result |= {f"{name}p50": cuts[49], f"{name}p99": cuts[98]}
+    print(json.dumps(result))
 
 
 asyncio.run(main(*sys.argv[1:]))

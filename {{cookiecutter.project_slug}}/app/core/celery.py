@@ -56,7 +56,6 @@ celery_app.conf.update(
     timezone=settings.celery.CELERY_TIMEZONE,
     enable_utc=settings.celery.CELERY_ENABLE_UTC,
     worker_concurrency=settings.celery.CELERY_WORKER_CONCURRENCY,
-    task_track_started=True,
     task_soft_time_limit=settings.celery.CELERY_TASK_SOFT_TIME_LIMIT,
     task_time_limit=settings.celery.CELERY_TASK_TIME_LIMIT,
     result_expires=settings.celery.CELERY_RESULT_EXPIRES,

@@ -1,6 +1,7 @@
 """Sends the Celery messages of jobs, outside the request that queued them."""
 
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,12 +21,18 @@ log = structlog.get_logger(__name__)
 THREADS = 8
 # Messages that wait for a thread. Beyond this they are left to the dispatcher.
 MAX_BACKLOG = 2_000
+# Seconds after a failure in which nothing is sent: failing each time would slow requests down.
+PAUSE = 1.0
 # The message header with the series of attempts that it belongs to.
 SERIES = "job_series"
+# The message header with the name of the entry of the schedule that queued the job.
+SCHEDULE = "job_schedule"
 # The stamp by which a running attempt is terminated. Revoking the task's id instead would make
 # workers refuse a later retry of the same job.
 # https://docs.celeryq.dev/en/stable/userguide/workers.html#revoke-by-stamped-headers-revoking-tasks-by-their-stamped-headers
 STAMP = "job_stamp"
+
+_paused_until = 0.0
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,21 @@ class Message:
     kwargs: dict[str, Any]
     attempts: int
     series: int
+    schedule: str | None
     headers: dict[str, Any]
 
     @classmethod
     def of(cls, job: Job) -> Self:
         """Return the message of the next attempt of a job."""
-        return cls(job.id, job.task, dict(job.kwargs), job.attempts, job.series, dict(job.headers))
+        return cls(
+            job.id,
+            job.task,
+            dict(job.kwargs),
+            job.attempts,
+            job.series,
+            job.schedule,
+            dict(job.headers),
+        )
 
     @property
     def stamp(self) -> str:
@@ -61,7 +77,7 @@ class Message:
         options: dict[str, Any] = {
             "task_id": self.id,
             "retries": self.attempts - self.series,
-            "headers": {**self.headers, SERIES: self.series},
+            "headers": {**self.headers, SERIES: self.series, SCHEDULE: self.schedule},
             "stamped_headers": [STAMP],
             STAMP: self.stamp,
             # The outcome goes into the row; the result backend is not touched.
@@ -91,11 +107,14 @@ def submit(send: Callable[[], None]) -> None:
         return
 
     def run() -> None:
+        global _paused_until
         try:
-            send()
+            if time.monotonic() >= _paused_until:
+                send()
         except (OperationalError, RedisError, OSError) as error:
+            _paused_until = time.monotonic() + PAUSE
             log.warning(
-                "Redis is unavailable, the dispatcher will publish the job", error=str(error)
+                "Redis is unavailable, the dispatcher will publish the jobs", error=str(error)
             )
         except Exception:
             log.exception("a message was not sent")

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.core.config.settings import settings
 from app.core.database import DATABASE_NOW, dispose_engine, session_scope
-from app.jobs._publisher import SERIES
+from app.jobs._publisher import SCHEDULE, SERIES
 from app.jobs._service import database_time, requeue
 from app.models.job import RUNNING, WAITING, Job, JobStatus, ScheduleState
 
@@ -42,7 +42,8 @@ class JobTask(Task[..., Any]):
         series = request.get(SERIES)
         if series is None or request.get("attempt"):
             return super().__call__(*args, **kwargs)
-        attempt = Attempt(request.id, series, series + request.retries + 1)
+        number = series + request.retries + 1
+        attempt = Attempt(request.id, series, number, request.get(SCHEDULE))
         if not attempt.claim(request.hostname):
             log.info("not run: the job was run, cancelled or queued again meanwhile")
             raise Ignore
@@ -93,10 +94,11 @@ class JobTask(Task[..., Any]):
 class Attempt:
     """One attempt of a job. It can no longer change the row once another attempt has begun."""
 
-    def __init__(self, job_id: str, series: int, number: int) -> None:
+    def __init__(self, job_id: str, series: int, number: int, schedule: str | None = None) -> None:
         self.job_id = job_id
         self.series = series
         self.number = number
+        self.schedule = schedule
 
     def claim(self, worker: str) -> bool:
         """Return whether this attempt may run: nobody else has begun it, and it was not cancelled.
@@ -156,11 +158,10 @@ class Attempt:
         def record(session: Session) -> None:
             if not self.update(session, status=status, result=result, finished_at=DATABASE_NOW):
                 log.warning("outcome not recorded: cancelled or begun again meanwhile")
-            elif status == JobStatus.SUCCESS:
-                name = select(Job.schedule).where(Job.id == self.job_id).scalar_subquery()
+            elif status == JobStatus.SUCCESS and self.schedule:
                 session.execute(
                     update(ScheduleState)
-                    .where(ScheduleState.name == name)
+                    .where(ScheduleState.name == self.schedule)
                     .values(last_success_at=DATABASE_NOW)
                 )
 
