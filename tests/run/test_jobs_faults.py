@@ -53,6 +53,7 @@ ALONE: set[str] = set()
 
 FULL = __name__ == "__main__"
 KILLS, KILLED_JOBS = (25, 3_000) if FULL else (5, 300)
+DOWN, FROZEN = (20, 40) if FULL else (12, 12)
 
 
 def fault(
@@ -772,14 +773,14 @@ def under_load(stack: Faults, outage: AbstractContextManager[None], seconds: flo
     )
 
 
-@fault("Redis is down for 20 s under load", alone=True, JOB_MAX_WAITING_PER_USER="100000")
+@fault(f"Redis is down for {DOWN} s under load", alone=True, JOB_MAX_WAITING_PER_USER="100000")
 def redis_down(stack: Faults) -> str:
-    return under_load(stack, without_redis(stack), 20 if FULL else 12)
+    return under_load(stack, without_redis(stack), DOWN)
 
 
-@fault("Redis is frozen for 40 s under load", alone=True, JOB_MAX_WAITING_PER_USER="100000")
+@fault(f"Redis is frozen for {FROZEN} s under load", alone=True, JOB_MAX_WAITING_PER_USER="100000")
 def redis_frozen(stack: Faults) -> str:
-    return under_load(stack, frozen_redis(stack), 40 if FULL else 12)
+    return under_load(stack, frozen_redis(stack), FROZEN)
 
 
 @fault("Redis is restarted under running jobs; a supervisor restarts the worker")
