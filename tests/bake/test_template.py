@@ -13,7 +13,7 @@ import pytest
 from tests.bake.test_projects import WORDS_OF_ANSWER, WORDS_OF_DATABASE, files_of
 from tests.bake.test_static import normal, requirements
 from tests.conftest import Bake
-from tests.harness import BOOLEANS, DATABASES, PROJECT, TEMPLATE
+from tests.harness import BOOLEANS, DATABASES, PROJECT, TEMPLATE, run
 
 QUESTIONS: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_text())
 PUBLIC = {name: value for name, value in QUESTIONS.items() if not name.startswith("_")}
@@ -27,6 +27,11 @@ def constants_of(hook: str) -> dict[str, Any]:
             [target] = node.targets
             found[ast.unparse(target)] = ast.literal_eval(node.value)
     return found
+
+
+def test_template_is_linted() -> None:
+    for arguments in (["check"], ["format", "--check"]):
+        run(sys.executable, "-m", "ruff", *arguments, cwd=TEMPLATE)
 
 
 def test_hook_knows_every_question() -> None:

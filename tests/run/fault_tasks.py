@@ -229,7 +229,7 @@ def count() -> dict[str, int]:
     """Return the number of jobs in each state."""
     with session_scope() as session:
         query = select(Job.status, func.count()).group_by(Job.status)
-        return {status: number for status, number in session.execute(query)}
+        return dict(session.execute(query).all())
 
 
 def cancel(job_id: str) -> str:

@@ -967,15 +967,17 @@ def bake_faults(folder: Path, database: str, slug: str = "faults") -> Path:
 def run(title: str, project: Callable[[str], Path]) -> str:
     """Run a fault and return what it says."""
     function, database, environment = FAULTS[title]
-    with tempfile.TemporaryDirectory(prefix="forge-") as folder:
-        with Faults(project(database), Path(folder), **environment) as stack:
-            try:
-                return function(stack)
-            except BaseException as error:
-                for name in sorted(Path(folder).glob("*.log")):
-                    tail = name.read_text(errors="replace")[-3000:]
-                    error.add_note(f"--- {name.name}\n{tail}")
-                raise
+    with (
+        tempfile.TemporaryDirectory(prefix="forge-") as folder,
+        Faults(project(database), Path(folder), **environment) as stack,
+    ):
+        try:
+            return function(stack)
+        except BaseException as error:
+            for name in sorted(Path(folder).glob("*.log")):
+                tail = name.read_text(errors="replace")[-3000:]
+                error.add_note(f"--- {name.name}\n{tail}")
+            raise
 
 
 class Run:
