@@ -25,8 +25,8 @@ from tests.harness import (
     wait_for_task,
 )
 
-# What is updated as long as there is no tag: the first commit whose migrations are still the same.
-FIRST = "e317fab"
+# Version 0.1.0, which has no tag.
+FIRST = "cfd1f4a"
 PAGE = (TEMPLATE / "docs/updating.md").read_text()
 
 GIT = {f"GIT_{who}_{what}": text for who in ("AUTHOR", "COMMITTER")
@@ -101,25 +101,28 @@ ROUTE = """\
 from fastapi import APIRouter
 from sqlalchemy import select
 
-from app.api.deps import CurrentUser, SessionDep
+from app.api.deps import CurrentUserId
+from app.core.database import session_scope
 from app.models.note import Note
 
 router = APIRouter(prefix="/notes", tags=["notes"])
 
 
 @router.post("", status_code=201)
-def create_note(user: CurrentUser, session: SessionDep, text: str) -> int:
+def create_note(user_id: CurrentUserId, text: str) -> int:
     \"\"\"Write a note down.\"\"\"
-    note = Note(user_id=user.id, text=text)
-    session.add(note)
-    session.flush()
-    return note.id
+    with session_scope() as session:
+        note = Note(user_id=user_id, text=text)
+        session.add(note)
+        session.flush()
+        return note.id
 
 
 @router.get("")
-def list_notes(user: CurrentUser, session: SessionDep) -> list[str]:
+def list_notes(user_id: CurrentUserId) -> list[str]:
     \"\"\"Return the caller's notes.\"\"\"
-    return list(session.scalars(select(Note.text).where(Note.user_id == user.id)))
+    with session_scope() as session:
+        return list(session.scalars(select(Note.text).where(Note.user_id == user_id)))
 """
 
 TASK = """\
@@ -234,8 +237,15 @@ def test_update_and_change_of_answers(owner: Owner, tmp_path: Path) -> None:
         assert api.post("/notes", params={"text": "kept"}).status_code == 201
         stack.stop("old")
 
-        # A newer version.
+        # A newer version. It has CurrentUser instead of CurrentUserId, as the changelog says.
         owner.update()
+        route = project / "app/api/routes/notes.py"
+        text = route.read_text().replace("user_id: CurrentUserId", "user: CurrentUser")
+        text = text.replace("CurrentUserId", "CurrentUser").replace(
+            "user_id=user_id", "user_id=user.id"
+        )
+        route.write_text(text.replace("== user_id", "== user.id"))
+        owner.commit("CurrentUser")
         assert "Our own line." in (project / "README.md").read_text()
         stack.run("alembic", "upgrade", "head")
 

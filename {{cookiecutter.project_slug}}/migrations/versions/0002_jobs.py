@@ -1,7 +1,7 @@
 """Jobs and the schedule
 
 Revision ID: 0002
-Revises: 0001
+Revises: 0001a
 """
 
 import sqlalchemy as sa
@@ -11,7 +11,7 @@ from sqlalchemy.dialects import mysql
 {% endif %}
 
 revision = "0002"
-down_revision = "0001"
+down_revision = "0001a"
 branch_labels = None
 depends_on = None
 
