@@ -31,9 +31,9 @@ def naps(stack: Faults) -> Iterator[list[str]]:
 
     def queue() -> None:
         for number in count():
-            if stop.wait(0.2):
+            if stop.wait(0.5):
                 return
-            seconds = random.choice([0, 0.01, 0.1, 0.1, 1])
+            seconds = random.choice([0, 0.01, 0.1, 0.5])
             keys = [f"n{number}-{n}" for n in range(5)]
             stack.ask(f"naps({keys}, {seconds}, {random.choice([None, None, 3])})")
             accepted.extend(keys)
@@ -76,10 +76,10 @@ def main(length: str = "10", database: str = "postgresql") -> int:
             api = stack.start_api()
             stack.start_beat()
             with stack.supervised("one", "two"):
-                with clients(api) as answers, naps(stack) as accepted:
+                with clients(api, 4) as answers, naps(stack) as accepted:
                     kill_often(stack, api.base_url.port or 0, minutes)
                 accepted += [job for code, _, job in answers if code == 202]
-                for _ in range(180):
+                for _ in range(300):
                     states = stack.ask("count()")
                     if set(states) == {"SUCCESS"}:
                         break

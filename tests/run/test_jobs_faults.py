@@ -416,6 +416,20 @@ def flushed(stack: Faults) -> str:
     return f"all once, {time.monotonic() - begin:.0f} s after the worker had been started"
 
 
+@fault("200 jobs that wait for up to 30 s")
+def long_queue(stack: Faults) -> str:
+    stack.ask("naps(['k%d' % n for n in range(200)], 0.3)")
+    stack.published(200)
+    stack.start_beat()
+    stack.start_worker()
+    wait_until(lambda: len(stack.runs()) >= 150)
+    waiting = stack.broker.llen(stack.queue)
+    assert waiting <= 50, "messages were sent twice"
+    stack.all_succeed(200)
+    assert set(stack.runs().values()) == {1}
+    return "one message for each job"
+
+
 @fault("kill -9 of a worker in mid-job; one of its name comes back")
 def worker_comes_back(stack: Faults) -> str:
     stack.start_worker()

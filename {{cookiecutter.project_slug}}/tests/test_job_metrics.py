@@ -49,6 +49,12 @@ def test_counts_jobs_that_finish(client: TestClient, worker: Path) -> None:
     assert values(read_queues(), "queue_messages") == {("celery",): 0}
 
 
+def test_counts_messages(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(send_notification, "queue", "without-worker")
+    send_notification.delay(user_id=1, message="x")
+    assert values(read_queues(), "queue_messages")["without-worker",] == 1
+
+
 def test_measures_how_long_jobs_wait(client: TestClient) -> None:
     assert values(read_jobs(), "jobs_oldest_due_age_seconds")[()] == 0
     with session_scope() as session:

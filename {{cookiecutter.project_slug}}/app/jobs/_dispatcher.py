@@ -34,11 +34,11 @@ def dispatch(app: Celery) -> int:
         sqlalchemy.exc.SQLAlchemyError: The database does not answer.
     """
     _recover_lost_attempts(app)
-    has_waiting_messages = any(count_messages(app).values())
+    messages = count_messages(app)
     published = 0
     while True:
         with session_scope() as session:
-            jobs = _unpublished(session, has_waiting_messages)
+            jobs = _unpublished(session, app, messages)
             for job in jobs:
                 if find_task(job.task) is None:
                     fail(job, f"NotRegistered: there is no task {job.task}")
@@ -52,19 +52,29 @@ def dispatch(app: Celery) -> int:
             return published
 
 
-def _unpublished(session: Session, has_waiting_messages: bool) -> list[Job]:
+def _unpublished(session: Session, app: Celery, messages: dict[str, int]) -> list[Job]:
     now = database_time(session)
     condition = Job.published_at.is_(None) & (Job.due_at <= now)
-    # Without a message in any queue, what was published a while ago is lost. Otherwise it is lost
-    # if a job that was published later is running already: queues are first in, first out.
-    newest: datetime | None = now
-    if has_waiting_messages:
-        running = select(func.max(Job.published_at)).where(Job.status.in_(RUNNING))
-        newest = session.scalar(running)
-    if newest:
-        condition |= Job.published_at < newest - IN_FLIGHT
+    if any(messages.values()):
+        for queue, tasks in _tasks_by_queue(app).items():
+            newest = _newest_begun(session, tasks) if messages[queue] else now
+            if newest:
+                condition |= Job.task.in_(tasks) & (Job.published_at < newest - IN_FLIGHT)
+    else:
+        condition |= Job.published_at < now - IN_FLIGHT
     query = select(Job).where(Job.status.in_(WAITING), condition)
     return list(session.scalars(query.limit(BATCH).with_for_update(skip_locked=True)))
+
+
+def _newest_begun(session: Session, tasks: list[str]) -> datetime | None:
+    """Return a time: messages that were published before it have left their queue.
+
+    Queues are first in, first out, and a running job was published when it was due, or later. The
+    time of its last message does not count: it may be the one before that has begun. Nor do
+    Celery's retries, which workers hold until they are due.
+    """
+    begun = Job.status.in_(RUNNING) & (Job.attempts == Job.series + 1) & Job.task.in_(tasks)
+    return session.scalar(select(func.max(Job.due_at)).where(begun))
 
 
 def count_messages(app: Celery) -> dict[str, int]:
@@ -73,18 +83,19 @@ def count_messages(app: Celery) -> dict[str, int]:
     Raises:
         kombu.exceptions.OperationalError: Redis does not answer.
     """
-    tasks: dict[str, Any] = dict(app.tasks)
-    options = [({"queue": getattr(task, "queue", None)}, name) for name, task in tasks.items()]
-    queues = {app.amqp.router.route(*option)["queue"].name for option in options}
     with app.connection_for_write() as connection:
-        return {queue: _count_messages(connection, queue) for queue in sorted(queues)}
+        # Not passive: Kombu would look for the queue without the key prefix, and never find it.
+        declare: Any = connection.default_channel.queue_declare
+        return {queue: declare(queue).message_count for queue in sorted(_tasks_by_queue(app))}
 
 
-def _count_messages(connection: Any, queue: str) -> int:
-    try:
-        return int(connection.default_channel.queue_declare(queue, passive=True).message_count)
-    except connection.channel_errors:  # In Redis, a queue without messages does not exist.
-        return 0
+def _tasks_by_queue(app: Celery) -> dict[str, list[str]]:
+    tasks: dict[str, Any] = dict(app.tasks)
+    queues: dict[str, list[str]] = {}
+    for name, task in tasks.items():
+        options = {"queue": getattr(task, "queue", None)}
+        queues.setdefault(app.amqp.router.route(options, name)["queue"].name, []).append(name)
+    return queues
 
 
 def _recover_lost_attempts(app: Celery) -> None:
