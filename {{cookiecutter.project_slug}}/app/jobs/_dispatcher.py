@@ -85,8 +85,9 @@ def count_messages(app: Celery) -> dict[str, int]:
     """
     with app.connection_for_write() as connection:
         # Not passive: Kombu would look for the queue without the key prefix, and never find it.
-        declare: Any = connection.default_channel.queue_declare
-        return {queue: declare(queue).message_count for queue in sorted(_tasks_by_queue(app))}
+        channel: Any = connection.default_channel
+        queues = sorted(_tasks_by_queue(app))
+        return {queue: channel.queue_declare(queue).message_count for queue in queues}
 
 
 def _tasks_by_queue(app: Celery) -> dict[str, list[str]]:
