@@ -24,9 +24,9 @@ SETTINGS = {"JOB_MAX_WAITING_PER_USER": "1000000", "ACCESS_TOKEN_MINUTES": "600"
 
 
 @contextmanager
-def naps(stack: Faults) -> Iterator[list[str]]:
-    """Queue quick and slow jobs all the time. The list gets their keys."""
-    accepted: list[str] = []
+def naps(stack: Faults) -> Iterator[dict[str, str]]:
+    """Queue quick and slow jobs all the time. The dictionary gets their ids and keys."""
+    accepted: dict[str, str] = {}
     stop = Event()
 
     def queue() -> None:
@@ -35,8 +35,8 @@ def naps(stack: Faults) -> Iterator[list[str]]:
                 return
             seconds = random.choice([0, 0.01, 0.1, 0.5])
             keys = [f"n{number}-{n}" for n in range(5)]
-            stack.ask(f"naps({keys}, {seconds}, {random.choice([None, None, 3])})")
-            accepted.extend(keys)
+            ids = stack.ask(f"naps({keys}, {seconds}, {random.choice([None, None, 3])})")
+            accepted.update(zip(ids, keys, strict=True))
 
     thread = Thread(target=queue)
     thread.start()
@@ -76,21 +76,25 @@ def main(length: str = "10", database: str = "postgresql") -> int:
             api = stack.start_api()
             stack.start_beat()
             with stack.supervised("one", "two"):
-                with clients(api, 4) as answers, naps(stack) as accepted:
+                with clients(api, 4) as answers, naps(stack) as keys:
                     kill_often(stack, api.base_url.port or 0, minutes)
-                accepted += [job for code, _, job in answers if code == 202]
+                accepted = [job for code, _, job in answers if code == 202] + list(keys)
                 for _ in range(300):
                     states = stack.ask("count()")
                     if set(states) == {"SUCCESS"}:
                         break
                     time.sleep(1)
+            rows = stack.ask("rows()")
         begun, done = stack.runs("start"), stack.runs("end")
-    lost = [key for key in accepted if not done[key]]
+    succeeded = {row["id"] for row in rows if row["status"] == "SUCCESS"}
+    lost = [
+        job for job in accepted if job not in succeeded or (job in keys and not done[keys[job]])
+    ]
     line = (
         f"{minutes:g} minutes on {database}: accepted {len(accepted)}, "
         f"done {len(accepted) - len(lost)}, "
         f"interrupted and run again {sum(begun[key] > done[key] for key in begun)}, "
-        f"run twice to the end {sum(done[key] > 1 for key in accepted)}, lost {len(lost)}"
+        f"run twice to the end {sum(done[key] > 1 for key in keys.values())}, lost {len(lost)}"
     )
     print(states, lost[:20])
     print(line)
