@@ -34,11 +34,12 @@ def dispatch(app: Celery) -> int:
         sqlalchemy.exc.SQLAlchemyError: The database does not answer.
     """
     _recover_lost_attempts(app)
-    has_waiting_messages = any(count_messages(app).values())
+    with session_scope() as session:
+        lost_before = _lost_before(session, app)
     published = 0
     while True:
         with session_scope() as session:
-            jobs = _unpublished(session, has_waiting_messages)
+            jobs = _unpublished(session, lost_before)
             for job in jobs:
                 if find_task(job.task) is None:
                     fail(job, f"NotRegistered: there is no task {job.task}")
@@ -52,17 +53,22 @@ def dispatch(app: Celery) -> int:
             return published
 
 
-def _unpublished(session: Session, has_waiting_messages: bool) -> list[Job]:
-    now = database_time(session)
-    condition = Job.published_at.is_(None) & (Job.due_at <= now)
+def _lost_before(session: Session, app: Celery) -> datetime | None:
+    """Return a time: what was published before it and has not begun is lost."""
     # Without a message in any queue, what was published a while ago is lost. Otherwise it is lost
     # if a job that was published later is running already: queues are first in, first out.
-    newest: datetime | None = now
-    if has_waiting_messages:
-        running = select(func.max(Job.published_at)).where(Job.status.in_(RUNNING))
-        newest = session.scalar(running)
-    if newest:
-        condition |= Job.published_at < newest - IN_FLIGHT
+    newest: datetime | None
+    if any(count_messages(app).values()):
+        newest = session.scalar(select(func.max(Job.published_at)).where(Job.status.in_(RUNNING)))
+    else:
+        newest = database_time(session)
+    return newest - IN_FLIGHT if newest else None
+
+
+def _unpublished(session: Session, lost_before: datetime | None) -> list[Job]:
+    condition = Job.published_at.is_(None) & (Job.due_at <= database_time(session))
+    if lost_before:
+        condition |= Job.published_at < lost_before
     query = select(Job).where(Job.status.in_(WAITING), condition)
     return list(session.scalars(query.limit(BATCH).with_for_update(skip_locked=True)))
 
