@@ -204,6 +204,19 @@ def test_dispatcher_publishes_what_was_lost(clean_database: None, worker: Path) 
     assert finished(job.id).status == "SUCCESS"
 
 
+def test_dispatcher_publishes_each_job_once(
+    clean_database: None, worker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if publishing all of them took longer than a message may be on its way.
+    monkeypatch.setattr("app.jobs._dispatcher.BATCH", 1)
+    monkeypatch.setattr("app.jobs._dispatcher.IN_FLIGHT", timedelta(0))
+    ids = [waiting() for _ in range(20)]
+    for job_id in ids:
+        change(job_id, due_at=DATABASE_NOW)
+    assert dispatch(celery_app) == 20
+    assert all(finished(job_id).attempts == 1 for job_id in ids)
+
+
 def test_attempt_without_outcome_is_put_back_after_its_time_limit(
     clean_database: None, redis: None
 ) -> None:
@@ -241,7 +254,7 @@ def test_job_of_an_unknown_task_fails(clean_database: None, redis: None) -> None
 # The schedule
 
 
-def test_schedule_queues_each_run_once(clean_database: None, redis: None) -> None:
+def test_schedule_queues_each_run_once(clean_database: None, worker: Path) -> None:
     beats = [JobScheduler(celery_app), JobScheduler(celery_app)]
     for beat in beats:
         beat.tick()
@@ -251,8 +264,11 @@ def test_schedule_queues_each_run_once(clean_database: None, redis: None) -> Non
     for beat in beats:
         beat.tick()
     with session_scope() as session:
-        queued = list(session.scalars(select(Job.schedule).order_by(Job.schedule)))
-    assert queued == sorted(celery_app.conf.beat_schedule)
+        queued = {job.schedule: job.id for job in session.scalars(select(Job))}
+        assert session.scalar(select(func.count()).select_from(Job)) == len(queued)
+    assert queued.keys() == celery_app.conf.beat_schedule.keys()
+    # It deletes jobs, and must not do so while the next test runs.
+    assert finished(queued["cleanup-expired-tokens"]).status == "SUCCESS"
 
 
 # Retention

@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog
 from celery import Celery
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, false, func, select
 from sqlalchemy.orm import Session
 
 from app.core.celery import find_task
@@ -34,11 +34,11 @@ def dispatch(app: Celery) -> int:
         sqlalchemy.exc.SQLAlchemyError: The database does not answer.
     """
     _recover_lost_attempts(app)
-    messages = count_messages(app)
+    is_lost = _lost(app)
     published = 0
     while True:
         with session_scope() as session:
-            jobs = _unpublished(session, app, messages)
+            jobs = _unpublished(session, is_lost)
             for job in jobs:
                 if find_task(job.task) is None:
                     fail(job, f"NotRegistered: there is no task {job.task}")
@@ -52,17 +52,28 @@ def dispatch(app: Celery) -> int:
             return published
 
 
-def _unpublished(session: Session, app: Celery, messages: dict[str, int]) -> list[Job]:
-    now = database_time(session)
-    condition = Job.published_at.is_(None) & (Job.due_at <= now)
-    if any(messages.values()):
+def _lost(app: Celery) -> ColumnElement[bool]:
+    """Return the condition of waiting jobs whose message was lost.
+
+    That is what was published a while ago, if no message waits in its queue, or if messages that
+    were published later have left the queue.
+    """
+    messages = count_messages(app)
+    with session_scope() as session:
+        now = database_time(session)
+        if not any(messages.values()):
+            return Job.published_at < now - IN_FLIGHT
+        condition: ColumnElement[bool] = false()
         for queue, tasks in _tasks_by_queue(app).items():
             newest = _newest_begun(session, tasks) if messages[queue] else now
             if newest:
                 condition |= Job.task.in_(tasks) & (Job.published_at < newest - IN_FLIGHT)
-    else:
-        condition |= Job.published_at < now - IN_FLIGHT
-    query = select(Job).where(Job.status.in_(WAITING), condition)
+        return condition
+
+
+def _unpublished(session: Session, is_lost: ColumnElement[bool]) -> list[Job]:
+    is_due = Job.published_at.is_(None) & (Job.due_at <= database_time(session))
+    query = select(Job).where(Job.status.in_(WAITING), is_due | is_lost)
     return list(session.scalars(query.limit(BATCH).with_for_update(skip_locked=True)))
 
 
