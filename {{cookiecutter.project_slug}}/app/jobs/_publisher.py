@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 THREADS = 8
 # Messages that wait for a thread. Beyond this they are left to the dispatcher.
 MAX_BACKLOG = 2_000
-# Seconds after a failure in which nothing is sent: failing each time would slow requests down.
+# Seconds after a failure in which nothing is published: failing each time would slow requests down.
 PAUSE = 1.0
 # The message header with the series of attempts that it belongs to.
 SERIES = "job_series"
@@ -85,6 +85,11 @@ class Message:
         }
         task.apply_async(kwargs=self.kwargs, **options)
 
+    def publish_soon(self) -> None:
+        """Send the message, unless Redis failed a moment ago: the dispatcher sends it then."""
+        if time.monotonic() >= _paused_until:
+            self.publish()
+
     def terminate(self) -> None:
         """Tell all workers to end the process that runs this attempt."""
         celery_app.control.revoke_by_stamped_headers({STAMP: self.stamp}, terminate=True)
@@ -109,8 +114,7 @@ def submit(send: Callable[[], None]) -> None:
     def run() -> None:
         global _paused_until
         try:
-            if time.monotonic() >= _paused_until:
-                send()
+            send()
         except (OperationalError, RedisError, OSError) as error:
             _paused_until = time.monotonic() + PAUSE
             log.warning(

@@ -217,7 +217,7 @@ def _lock(session: Session, job_id: str, owner_id: int | None) -> Job:
 
 
 def _publish_after_commit(session: Session, message: Message) -> None:
-    _after_commit(session, message.publish)
+    _after_commit(session, message.publish_soon)
 
 
 def _after_commit(session: Session, send: Callable[[], None]) -> None:
