@@ -170,7 +170,7 @@ def prometheus(stack: Stack, folder: Path) -> Iterator[httpx.Client]:
     (folder / "metrics_token").write_text(TOKEN)
     path = folder / "prometheus.yml"
     config = yaml.safe_load(path.read_text())
-    config["global"] = {"scrape_interval": "2s", "evaluation_interval": "1s"}
+    config["global"] = {"scrape_interval": "5s", "evaluation_interval": "1s"}
     [job] = config["scrape_configs"]
     job["authorization"]["credentials_file"] = str(folder / "metrics_token")
     job["static_configs"][0]["targets"] = [stack.api.base_url.netloc.decode()]  # type: ignore[attr-defined]
