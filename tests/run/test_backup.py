@@ -19,6 +19,7 @@ def test_backups(bake: Bake, database: str, name: str, monkeypatch: pytest.Monke
     source = GENERATED / f"backup_{database if name == 'schemas' else name}.py"
     shutil.copy(source, project / f"tests/backup/test_{name}.py")
     if name == "copies":
+        find_program("age", install="apt install age")
         monkeypatch.setenv("MOTO_SERVER", find_program("moto_server", install="uv sync"))
     install(project)
     run_suite(project, f"tests/backup/test_{name}.py")

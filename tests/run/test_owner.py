@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import Bake
 from tests.harness import (
     Stack,
+    find_program,
     free_port,
     generate,
     install,
@@ -161,6 +162,10 @@ def apply_recipes(project: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_first_week_of_an_owner(database: str, tmp_path: Path) -> None:
+    for program in ("git", "curl"):
+        find_program(program, install=f"apt install {program}")
+    if database == "postgresql":
+        find_program("initdb", install="apt install postgresql")
     home = tmp_path / "home"
     home.mkdir()
     output = generate(tmp_path, "--no-input", f"database={database}", home=home)
