@@ -5,13 +5,12 @@ from typing import Annotated
 
 import anyio
 from fastapi import Depends, HTTPException, Request, status
-from fastapi.concurrency import run_in_threadpool
 from fastapi.security import OAuth2PasswordBearer
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.config.settings import settings
-from app.core.database import get_engine
+from app.core.database import get_session
 from app.core.rate_limit import network_of
 from app.core.security import InvalidTokenError, read_access_token
 from app.models import RefreshToken, User
@@ -20,21 +19,6 @@ HASHING_TIMEOUT_SECONDS = 10
 
 oauth2_scheme = OAuth2PasswordBearer(tokenUrl="auth/token", refreshUrl="auth/refresh")
 password_hashing = anyio.Semaphore(settings.app.PASSWORD_HASH_CONCURRENCY)
-
-
-async def get_session() -> AsyncIterator[Session]:
-    """Open a session that is committed when the route returns, or rolled back if it fails.
-
-    Only the end waits for the database, so only that needs a thread.
-    """
-    with Session(get_engine(), expire_on_commit=False) as session:
-        try:
-            yield session
-            await run_in_threadpool(session.commit)
-        except BaseException:
-            await run_in_threadpool(session.rollback)
-            raise
-
 
 # Committed before the response is sent. Requests wait here for a connection, without a thread.
 SessionDep = Annotated[

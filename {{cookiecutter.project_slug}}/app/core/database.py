@@ -141,6 +141,12 @@ def session_scope() -> Iterator[Session]:
         yield session
 
 
+def get_session() -> Iterator[Session]:
+    """FastAPI dependency: a session that is committed when the route returns."""
+    with session_scope() as session:
+        yield session
+
+
 def ping_database() -> None:
     """Run a query that does nothing.
 

@@ -25,51 +25,27 @@ def upgrade() -> None:
         existing_nullable=False,
     )
 {% endif %}
-    op.drop_table("refresh_tokens")
-    op.create_table(
-        "refresh_tokens",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("user_id", sa.Integer(), nullable=False),
-        sa.Column("family", sa.String(length=64), nullable=False),
-        sa.Column("token_hash", sa.String(length=64), nullable=False),
-        sa.Column("previous_hash", sa.String(length=64), nullable=True),
-        sa.Column("rotated_at", sa.DateTime(), nullable=True),
-        sa.Column("expires_at", sa.DateTime(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["user_id"],
-            ["users.id"],
-            name="fk_refresh_tokens_user_id_users",
-            ondelete="CASCADE",
-        ),
-        sa.PrimaryKeyConstraint("id", name="pk_refresh_tokens"),
-        sa.UniqueConstraint("family", name="uq_refresh_tokens_family"),
-    )
-    op.create_index("ix_refresh_tokens_user_id", "refresh_tokens", ["user_id"])
-    op.create_index("ix_refresh_tokens_expires_at", "refresh_tokens", ["expires_at"])
+    op.execute("DELETE FROM refresh_tokens")
+    with op.batch_alter_table("refresh_tokens") as batch:
+        batch.drop_constraint("uq_refresh_tokens_token_hash", type_="unique")
+        batch.drop_index("ix_refresh_tokens_family")
+        batch.drop_column("used_at")
+        batch.alter_column("family", type_=sa.String(length=64), existing_nullable=False)
+        batch.add_column(sa.Column("previous_hash", sa.String(length=64), nullable=True))
+        batch.add_column(sa.Column("rotated_at", sa.DateTime(), nullable=True))
+        batch.create_unique_constraint("uq_refresh_tokens_family", ["family"])
 
 
 def downgrade() -> None:
-    op.drop_table("refresh_tokens")
-    op.create_table(
-        "refresh_tokens",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("user_id", sa.Integer(), nullable=False),
-        sa.Column("token_hash", sa.String(length=64), nullable=False),
-        sa.Column("family", sa.String(length=32), nullable=False),
-        sa.Column("expires_at", sa.DateTime(), nullable=False),
-        sa.Column("used_at", sa.DateTime(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["user_id"],
-            ["users.id"],
-            name="fk_refresh_tokens_user_id_users",
-            ondelete="CASCADE",
-        ),
-        sa.PrimaryKeyConstraint("id", name="pk_refresh_tokens"),
-        sa.UniqueConstraint("token_hash", name="uq_refresh_tokens_token_hash"),
-    )
-    op.create_index("ix_refresh_tokens_user_id", "refresh_tokens", ["user_id"])
-    op.create_index("ix_refresh_tokens_family", "refresh_tokens", ["family"])
-    op.create_index("ix_refresh_tokens_expires_at", "refresh_tokens", ["expires_at"])
+    op.execute("DELETE FROM refresh_tokens")
+    with op.batch_alter_table("refresh_tokens") as batch:
+        batch.drop_constraint("uq_refresh_tokens_family", type_="unique")
+        batch.drop_column("rotated_at")
+        batch.drop_column("previous_hash")
+        batch.alter_column("family", type_=sa.String(length=32), existing_nullable=False)
+        batch.add_column(sa.Column("used_at", sa.DateTime(), nullable=True))
+        batch.create_index("ix_refresh_tokens_family", ["family"])
+        batch.create_unique_constraint("uq_refresh_tokens_token_hash", ["token_hash"])
 {% if cookiecutter.database == "mysql" %}
     op.alter_column(
         "users",
