@@ -148,6 +148,7 @@ def limited(filled: BackupConfig, sql: Callable[..., Any]) -> Iterator[BackupCon
 def dumped(url: str) -> str:
     """Return the whole database as pg_dump writes it."""
     parts = sa.make_url(url).set(drivername="postgresql").render_as_string(False)
+    parts = parts.replace(" ", "%20")  # libpq 18 refuses a space
     done = subprocess.run(["pg_dump", parts], capture_output=True, text=True, check=True)
     return "\n".join(line for line in done.stdout.splitlines() if "restrict" not in line)
 
@@ -292,7 +293,9 @@ if [ "$1" = --version ]; then echo "{name} (PostgreSQL) 99.1"; exit; fi
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     made = create_backup(filled)
     assert "99.1" in made["versions"]["tool"]
-    assert "transaction_timeout" in made["notes"][0]
+    with connect(filled.url) as conn:
+        is_old = conn.info.server_version < 170000
+    assert ["transaction_timeout" in note for note in made["notes"]] == [True] * is_old
     verify_backup(filled)
 
 

@@ -99,7 +99,12 @@ def locked(url: str, wait: float) -> Iterator[None]:
             free = rows(conn, "SELECT GET_LOCK(%s, %s) AS free", name, wait)[0]["free"]
         if not free:
             raise BusyError("another backup or restore of this database is running: try later")
-        yield
+        try:
+            yield
+        finally:
+            # The end of the connection releases the lock as well, but a moment later.
+            with suppress(pymysql.err.Error):
+                rows(conn, "SELECT RELEASE_LOCK(%s) AS released", name)
 
 
 def dump(url: str, target: Writer) -> Dumped:

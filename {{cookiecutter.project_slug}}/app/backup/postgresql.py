@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from shutil import which
@@ -116,7 +116,12 @@ def locked(url: str, wait: float) -> Iterator[None]:
             free = base.poll(lambda: _value(conn, "SELECT pg_try_advisory_lock(%s)", key), wait)
         if not free:
             raise BusyError("another backup or restore of this database is running: try later")
-        yield
+        try:
+            yield
+        finally:
+            # The end of the connection releases the lock as well, but a moment later.
+            with suppress(psycopg.Error):
+                _value(conn, "SELECT pg_advisory_unlock(%s)", key)
 
 
 def dump(url: str, target: Writer) -> Dumped:
