@@ -90,8 +90,8 @@ def validate_slug(slug):
         rule = "must not be a Python keyword or app"
     elif re.sub(r"[_-]+", "-", slug) in DEPENDENCIES:
         rule = "must not be the name of a package that the project uses"
-    elif re.sub(r"[_-]+", "-", slug) in SYSTEM_DATABASES:
-        rule = "must not be the name of a system database"
+    elif re.sub(r"[_-]+", "-", slug) in SYSTEM_DATABASES or re.match("pg[_-]", slug):
+        rule = "must not be the name of a system database, or begin like PostgreSQL's own roles"
     else:
         return None
     return f"project_slug {rule}, not {slug!r}"

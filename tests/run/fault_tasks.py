@@ -9,8 +9,10 @@ import json
 import os
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import structlog
 from app.core.celery import celery_app, with_db_init
@@ -88,6 +90,13 @@ class OddError(Exception):
         super().__init__(f"odd {type(one).__name__}", one, two)
 
 
+class SilentError(Exception):
+    """It has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
 @celery_app.task
 def outcome(key: str, kind: str) -> object:
     """End in one of several ways."""
@@ -99,6 +108,17 @@ def outcome(key: str, kind: str) -> object:
             return {"value": float("nan")}
         case "odd":
             raise OddError(object(), lambda: None)
+        case "silent":
+            raise SilentError
+        case "base":
+            raise GeneratorExit("no")
+        case "deep":
+            value: list[object] = []
+            for _ in range(20_000):
+                value = [value]
+            return value
+        case "surrogate":
+            return "\ud800"
         case "text":
             raise ValueError("no \0 \ud800 é")
         case "ignore":
@@ -115,6 +135,14 @@ def fail(self: Any, key: str, failures: int, delay: float = 0) -> int:
     if runs().count(f"{key} retries") <= failures:
         raise self.retry(exc=ConnectionError("no connection"), countdown=delay)
     return int(self.request.retries)
+
+
+@celery_app.task(bind=True)
+def retry_in_new_york(self: Any, key: str) -> None:
+    """Retry after a minute, which is given as a time of another time zone."""
+    note(key, "start")
+    eta = datetime.now(ZoneInfo("America/New_York")) + timedelta(minutes=1)
+    raise self.retry(exc=ConnectionError("no connection"), eta=eta)
 
 
 @celery_app.task(bind=True, max_retries=2)

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,17 @@ def retry_at_once(stack: Faults) -> str:
     return f"3 attempts, {seconds:.1f} s"
 
 
+@fault("a retry at a time of another time zone")
+def retry_at_a_time(stack: Faults) -> str:
+    stack.start_worker()
+    job = stack.add("retry_in_new_york", key="x")
+    wait_until(lambda: stack.row(job)["status"] == "RETRY", 20)
+    row = stack.row(job)
+    due, begun = (datetime.fromisoformat(row[name]) for name in ("due_at", "started_at"))
+    assert 55 < (due - begun).total_seconds() < 65, row
+    return "due a minute later"
+
+
 @fault("cancel and retry")
 def cancel(stack: Faults) -> str:
     stack.start_worker()
@@ -304,6 +316,10 @@ def outcomes(stack: Faults) -> str:
         "object": ("FAILURE", "not JSON serializable"),
         "nan": ("FAILURE", "not JSON compliant"),
         "odd": ("FAILURE", "OddError: ('odd object'"),
+        "silent": ("FAILURE", "SilentError"),
+        "base": ("FAILURE", "GeneratorExit: no"),
+        "deep": ("FAILURE", "JSON cannot hold the return value"),
+        "surrogate": ("FAILURE", "JSON cannot hold the return value"),
         "text": ("FAILURE", "ValueError: no"),
         "ignore": ("IGNORED", ""),
         "reject": ("FAILURE", "rejected"),

@@ -10,13 +10,21 @@ import pytest
 
 from app.core.celery import APP_FOLDER, celery_app, check_configuration
 from app.core.config.settings import settings
+from tests.servers import wait_until
 
 CELERY = [sys.executable, "-m", "celery", "-A", "app.core.celery.celery_app"]
 
 
 def test_every_scheduled_task_is_registered(worker: Path) -> None:
-    inspect = celery_app.control.inspect(timeout=10, limit=1)
-    (registered,) = (inspect.registered() or {}).values()
+    answers: list[list[str]] = []
+
+    def ask() -> bool:
+        # A worker that has just started may miss the first command.
+        answers[:] = (celery_app.control.inspect(timeout=5, limit=1).registered() or {}).values()
+        return bool(answers)
+
+    wait_until(ask)
+    (registered,) = answers
     scheduled = {entry["task"] for entry in celery_app.conf.beat_schedule.values()}
     assert scheduled <= {name.split(" ")[0] for name in registered}
 

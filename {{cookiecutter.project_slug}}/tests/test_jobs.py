@@ -95,6 +95,8 @@ def test_rolled_back_job_does_not_exist(clean_database: None) -> None:
     [
         ({"user_id": 1, "message": object()}, TypeError),
         ({"user_id": float("nan"), "message": "hello"}, ValueError),
+        ({"user_id": 1, "message": "\ud800"}, ValueError),
+        ({"user_id": 1, "message": "hello", "countdown": float("inf")}, ValueError),
         ({"user_id": 1}, TypeError),
         ({"user_id": 1, "message": "hello", "colour": "red"}, TypeError),
     ],
@@ -358,9 +360,14 @@ def test_task_of_another_user_is_not_found(client: TestClient, user: dict[str, s
     assert client.get("/tasks", headers=other).json()["items"] == []
 
 
-@pytest.mark.parametrize("task_id", ["unknown", "3f2c9a50-0000-4000-8000-000000000000", "é"])
+@pytest.mark.parametrize(
+    "task_id", ["unknown", "3f2c9a50-0000-4000-8000-000000000000", "é", "a%00b"]
+)
 def test_unknown_task_is_not_found(client: TestClient, user: dict[str, str], task_id: str) -> None:
     assert client.get(f"/task/{task_id}", headers=user).status_code == 404
+    assert client.delete(f"/task/{task_id}", headers=user).status_code == 404
+    assert client.post(f"/task/{task_id}/retry", headers=user).status_code == 404
+    assert client.get(f"/tasks?cursor={task_id}", headers=user).status_code == 422
 
 
 @pytest.mark.parametrize(

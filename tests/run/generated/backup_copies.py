@@ -5,6 +5,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import obstore
@@ -13,8 +14,9 @@ import pytest
 import sqlalchemy as sa
 
 from app import backup
-from app.backup import BackupConfig, create_backup, restore_backup, verify_backup
+from app.backup import BackupConfig, create_backup, manifest, restore_backup, verify_backup
 from app.backup.copy import _store
+from app.core.config.backup import object_store_options
 from tests.backup import content
 from tests.servers import free_port, listens, running, wait_until
 
@@ -101,6 +103,53 @@ def test_a_bucket_that_is_gone_and_a_server_that_is_away(copied: BackupConfig) -
         assert "secret" not in str(caught.value)
     create_backup(copied)
     assert len(objects(copied)) == 6  # what failed was repeated
+
+
+def test_local_backups_restore_while_the_store_is_away(copied: BackupConfig) -> None:
+    made = create_backup(copied)
+    endpoint = {"AWS_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+    away = replace(copied, copy_options={**copied.copy_options, **endpoint})
+    assert verify_backup(away)["file"] == made["file"]
+
+
+def test_the_newest_is_taken_after_the_folder_was_lost(
+    copied: BackupConfig, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        create_backup(copied)
+    machine = replace(copied, directory=tmp_path / "new")
+    made = create_backup(machine)
+    assert verify_backup(machine)["file"] == made["file"]
+    assert backup.list_backups(machine)[0]["file"] == made["file"]
+
+
+def test_a_clock_that_was_wrong_costs_no_copy(
+    copied: BackupConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        create_backup(copied)
+    with monkeypatch.context() as patch:
+        past = manifest.now() - timedelta(days=40)
+        patch.setattr(manifest, "now", lambda: past)
+        newest = create_backup(copied)
+    assert backup.prune_backups(copied, 30) == []
+    assert newest["file"] in objects(copied)
+    assert backup.list_backups(copied)[0]["file"] == newest["file"]
+    assert backup.backup_status(copied)["last_copy_age"] > 39 * 24 * 3600
+
+
+def test_variables_of_other_programs_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    assert object_store_options() == {"AWS_REGION": "eu-central-1"}
+
+
+def test_a_killed_download_is_removed(copied: BackupConfig) -> None:
+    create_backup(copied)
+    for name in (".{}download.partial", ".{}x.sql.gz.json.partial"):
+        (copied.directory / name.format(manifest.prefix(copied))).touch()
+    create_backup(copied)
+    assert len(list(copied.directory.iterdir())) == 4
 
 
 def test_a_damaged_copy_is_refused(copied: BackupConfig, tmp_path: Path) -> None:

@@ -155,6 +155,21 @@ def test_a_qualified_trigger_does_not_reach_the_live_database(filled: BackupConf
     assert sql(filled.url, "SELECT max(n) FROM t") == [(7,)]
 
 
+def test_programs_come_back_whatever_the_mode_of_the_server(filled: BackupConfig) -> None:
+    sql(filled.url, "CREATE EVENT ev ON SCHEDULE EVERY 1 DAY DO DELETE FROM t")
+    sql(filled.url, "CREATE TRIGGER tr BEFORE INSERT ON t FOR EACH ROW SET NEW.n = 7")
+    sql(filled.url, "CREATE VIEW v AS SELECT n FROM t")
+    mode = sql(filled.url, "SELECT @@global.sql_mode")[0][0]
+    before = dumped(filled.url)
+    sql(filled.url, "SET GLOBAL sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES'")
+    try:
+        create_backup(filled)
+        assert restore_backup(filled)["warnings"] == []
+    finally:
+        sql(filled.url, f"SET GLOBAL sql_mode = '{mode}'")
+    assert dumped(filled.url) == before
+
+
 def test_hidden_programs_are_refused(filled: BackupConfig, new_url: Callable[[], str]) -> None:
     url = sa.make_url(filled.url)
     sql(filled.url, "CREATE PROCEDURE p() SELECT 1")

@@ -7,9 +7,11 @@ damaged, foreign or absent · 7 another backup or restore is running · 8 not co
 """
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +19,7 @@ import typer
 
 from app import backup
 from app.backup import BackupError, RefusedError
+from app.backup.errors import CopyError
 from app.backup.settings import backup_config
 from app.core.config.settings import settings
 
@@ -55,10 +58,14 @@ def create(
 @app.command(name="list")
 def list_(as_json: Json = False) -> None:
     """Show the backups of this database, the newest first."""
+    config = backup_config()
     with _errors(as_json):
-        found = backup.list_backups(backup_config())
-    lines = ["\t".join(_line(one)) for one in found]
-    _print(found, as_json, "\n".join(lines) or f"no backups in {settings.backup.BACKUP_DIR}")
+        try:
+            found = backup.list_backups(config)
+        except CopyError:
+            _print_list(backup.list_backups(replace(config, copy_url=None)), as_json=False)
+            raise
+    _print_list(found, as_json)
 
 
 @app.command()
@@ -165,6 +172,11 @@ def _print(data: object, as_json: bool, text: str = "") -> None:
     print(json.dumps(data, ensure_ascii=False, indent=2) if as_json else text)
 
 
+def _print_list(found: list[dict[str, Any]], as_json: bool) -> None:
+    lines = ["\t".join(_line(one)) for one in found]
+    _print(found, as_json, "\n".join(lines) or f"no backups in {settings.backup.BACKUP_DIR}")
+
+
 def _line(one: dict[str, Any]) -> list[str]:
     """Return name, time, size, rows, revision, time of verification, places and state."""
     places = "+".join(one["places"])
@@ -197,4 +209,5 @@ def _size(size: int) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up first
     app()

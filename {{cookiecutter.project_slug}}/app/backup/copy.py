@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,10 @@ def list_copies(config: BackupConfig) -> list[Manifest]:
                     manifest = folder.parse_manifest(name, text)
                 except InvalidBackupError:
                     continue  # not complete, or of another program
-                if folder.is_ours(config, manifest) and manifest.copy_file in names:
+                is_complete = f"{manifest.file}.json" == name and manifest.copy_file in names
+                if is_complete and folder.is_ours(config, manifest):
                     found.append(manifest)
-    return sorted(found, key=lambda one: one.created_at, reverse=True)
+    return sorted(found, key=lambda one: (one.sequence, one.created_at), reverse=True)
 
 
 def copy_missing(
@@ -207,7 +209,10 @@ def _errors(config: BackupConfig) -> Iterator[None]:
     except BackupError:
         raise
     except (BaseError, *AGE_ERRORS, OSError, ValueError) as error:
-        raise CopyError(f"off-site copy at {config.copy_url}: {one_line(str(error))}") from None
+        if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+            raise  # The local disk is full.
+        reason = one_line(str(error).partition("Debug source")[0])
+        raise CopyError(f"off-site copy at {config.copy_url}: {reason}") from None
 
 
 def _recipients(config: BackupConfig) -> list[Any]:

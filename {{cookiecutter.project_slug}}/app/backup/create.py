@@ -82,7 +82,8 @@ def _create(
             engine=folder.ENGINE,
             server=server,
             created_at=moment,
-            sequence=max(known, default=0) + 1,
+            # The time, too, since only the off-site copies may be left.
+            sequence=max(max(known, default=0) + 1, int(moment.timestamp() * 1000)),
             sha256=checked.sha256,
             size=checked.size,
             dump_size=checked.dump_size,

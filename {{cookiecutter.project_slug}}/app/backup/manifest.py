@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from glob import escape
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
@@ -24,8 +25,8 @@ STAMP = "%Y%m%d_%H%M%S"
 class Manifest(BaseModel):
     """What is known about a backup. Sizes are in bytes, times are in UTC.
 
-    ``server`` identifies the server or the file that was dumped. ``sequence`` counts the backups
-    of a database in a folder, and tells the newest one whatever the clock did. ``tables`` (rows
+    ``server`` identifies the server or the file that was dumped. ``sequence`` grows
+    from one backup of a database to the next, and tells the newest one if the clock was wrong. ``tables`` (rows
     per table), ``revision`` (Alembic's) and ``properties`` describe the dumped state. ``notes``
     tell what a restore needs or leaves out.
     """
@@ -94,6 +95,8 @@ def read_backup(path: Path) -> Backup:
     try:
         manifest = parse_manifest(path.name, manifest_path(path).read_bytes())
         size = path.stat().st_size
+        if manifest.file != path.name:
+            raise InvalidBackupError(f"the manifest of {path.name} is that of {manifest.file}")
     except BackupError as error:
         return Backup(path, None, str(error))
     except FileNotFoundError as error:
@@ -143,9 +146,12 @@ def manifest_path(path: Path) -> Path:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a backup's manifest, whole or not at all."""
     partial = path.with_name(f".{path.name}.json.partial")
-    with private_file(partial) as file:
-        file.write(manifest.model_dump_json(indent=2, exclude_none=True).encode() + b"\n")
-    partial.replace(manifest_path(path))
+    try:
+        with private_file(partial) as file:
+            file.write(manifest.model_dump_json(indent=2, exclude_none=True).encode() + b"\n")
+        partial.replace(manifest_path(path))
+    finally:
+        partial.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
@@ -185,7 +191,10 @@ def partial_path(config: BackupConfig, server: str) -> Path:
 
 def remove_leftovers(config: BackupConfig, server: str) -> None:
     """Remove what a killed run left behind. Call it under the database's lock."""
-    partial_path(config, server).unlink(missing_ok=True)
+    for name in (server, "download"):
+        partial_path(config, name).unlink(missing_ok=True)
+    for path in config.directory.glob(f".{escape(prefix(config))}*.json.partial"):
+        path.unlink(missing_ok=True)
     for path in config.directory.glob("*.gz.json"):
         backup = path.with_suffix("")
         if not backup.exists():

@@ -239,12 +239,20 @@ def swap(url: str, side: str, old: str, properties: dict[str, Any]) -> list[str]
                     *creating(live, after),
                 ],
             )
-        except pymysql.Error:
+        except pymysql.Error as error:
             if not _tables(conn, old):  # nothing was moved: the live tables get their triggers back
                 triggers = _of_kind(before, "TRIGGER")
                 run(conn, [*dropping(live, triggers), *creating(live, triggers)])
                 run(conn, [f"DROP DATABASE IF EXISTS {quote(old)}"])
-            raise
+                raise
+            kept = [program for program in before if program.kind != "EVENT"]
+            with suppress(pymysql.Error):
+                run(conn, creating(old, kept))
+            reason = base.one_line(str(error))
+            raise DatabaseError(
+                f"the tables were swapped, and {old} has the former ones, but a view, trigger,"
+                f" routine or event of {live} could not be created: {reason}"
+            ) from None
         if not tables:
             return []
         kept = [program for program in before if program.kind != "EVENT"]
@@ -345,6 +353,7 @@ def read(conn: Connection, database: str) -> list[Program]:
         return []
     # With the database in use, a view's text names its tables without the database.
     conn.select_db(database)
+    run(conn, ["SET sql_mode = ''"])  # else definitions may be quoted as in another mode
     found = {
         kind: [_program(conn, kind, str(row["name"])) for row in rows(conn, query, database)]
         for kind, query in PROGRAMS.items()

@@ -80,11 +80,13 @@ def running(command: Command, *, feed: bool = False) -> Iterator[IO[bytes]]:
 
 
 def _failure(command: Command, code: int, stderr: IO[bytes]) -> str:
-    stderr.seek(0)
-    lines = stderr.read(64 * 1024).decode(errors="replace").splitlines()
+    # From the end: before its error, MySQL's client prints the statement, which holds rows.
+    stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - 64 * 1024))
+    lines = stderr.read().decode(errors="replace").splitlines()
     # Only the lines of the error itself: those around it may hold rows of the database.
     errors = [line for line in lines if ERROR.match(line)]
-    words = one_line(" ".join(errors or lines[:3]), command.secret)
+    others = [] if "--------------" in lines else lines[-3:]
+    words = one_line(" ".join(errors or others), command.secret)
     if code < 0:
         words = f"killed by signal {-code}. {words}"
     return f"{Path(command.argv[0]).name} failed: {words.strip() or f'exit code {code}'}"

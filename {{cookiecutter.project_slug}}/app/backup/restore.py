@@ -15,7 +15,7 @@ from app.backup.base import Facts, Meter
 from app.backup.check import damage_errors, read_through
 from app.backup.config import BackupConfig, Progress
 from app.backup.copy import fetch, list_copies
-from app.backup.errors import BackupError, InvalidBackupError, RefusedError
+from app.backup.errors import BackupError, CopyError, InvalidBackupError, RefusedError
 from app.backup.manifest import Backup, Manifest
 
 
@@ -105,7 +105,12 @@ def drop_old(config: BackupConfig, wait: float = 0.0) -> list[str]:
 def _newest(config: BackupConfig, server: str) -> Path:
     """Return the newest good backup: of this server, else (on a new machine) of this database."""
     local = [one.manifest for one in folder.scan(config) if one.manifest and not one.problem]
-    copies = list_copies(config) if config.copy_url else []
+    try:
+        copies = list_copies(config) if config.copy_url else []
+    except CopyError:
+        if not local:
+            raise
+        copies = []  # A restore from the local backups does not wait for the store.
     found = {one.file: one for one in [*copies, *local]}.values()
     ours = [one for one in found if one.server == server] or list(found)
     if not ours:

@@ -22,21 +22,20 @@ def list_backups(config: BackupConfig) -> list[dict[str, Any]]:
     for manifest in list_copies(config) if config.copy_url else []:
         copy = Backup(config.directory / manifest.file, manifest).to_dict()
         found.setdefault(manifest.file, {**copy, "places": []})["places"].append("copy")
-    return sorted(found.values(), key=lambda one: one.get("created_at", ""), reverse=True)
+    return sorted(found.values(), key=lambda one: one.get("sequence", 0), reverse=True)
 
 
 def prune_backups(config: BackupConfig, retention_days: int, wait: float = 0.0) -> list[str]:
     """Delete this database's backups older than ``retention_days``, off-site copies too.
 
     The newest ``keep_at_least`` good backups stay, whatever the clock says, and so does the
-    newest one whose content is sound. Returns the names of the deleted local files.
+    newest one whose content is sound. Returns the names of the deleted files and copies.
     """
     with engine.locked(config.url, wait):
         server = engine.server_id(config.url)
         deleted = prune_locked(config, server, retention_days)
-        if config.copy_url:
-            prune_copies(config, server, retention_days)
-        return deleted
+        copies = prune_copies(config, server, retention_days) if config.copy_url else []
+        return [*deleted, *(name for name in copies if name not in deleted)]
 
 
 def prune_locked(config: BackupConfig, server: str, retention_days: int) -> list[str]:
@@ -73,15 +72,15 @@ def backup_status(config: BackupConfig) -> dict[str, Any]:
     return {
         "last_backup": good[0].file if good else None,
         "last_backup_age": _age(good[0].created_at) if good else None,
-        "last_verified_age": _youngest([one.verified_at for one in good]),
-        "last_copy_age": _youngest([one.created_at for one in good if one.copied_at]),
+        "last_verified_age": _first_age([one.verified_at for one in good]),
+        "last_copy_age": _first_age([one.created_at for one in good if one.copied_at]),
         "backups": len(good),
     }
 
 
-def _youngest(moments: list[datetime | None]) -> float | None:
+def _first_age(moments: list[datetime | None]) -> float | None:
     known = [moment for moment in moments if moment]
-    return _age(max(known)) if known else None
+    return _age(known[0]) if known else None
 
 
 def _age(moment: datetime) -> float:

@@ -160,7 +160,7 @@ def check_configuration(app: Celery) -> None:
 
     Raises:
         ValueError: A task has no usable time limits or is a coroutine function, or the schedule
-            names a task or arguments that do not exist.
+            names a task or arguments that do not exist, or has options, which jobs do not take.
     """
     for name, task in sorted(app.tasks.items()):
         if name.startswith("celery."):
@@ -174,6 +174,8 @@ def check_configuration(app: Celery) -> None:
     for name, entry in app.conf.beat_schedule.items():
         if entry["task"] not in app.tasks:
             raise ValueError(f"beat_schedule: {name} names {entry['task']}, which is not a task")
+        if entry.get("options"):
+            raise ValueError(f"beat_schedule: {name} has options: use task_routes for its queue")
         try:
             signature = inspect.signature(app.tasks[entry["task"]].run)
             signature.bind(*entry.get("args", ()), **entry.get("kwargs", {}))

@@ -1,4 +1,4 @@
-"""Jobs on the command line: ``python -m app.jobs list | show | retry | cancel``."""
+"""List, show, retry and cancel jobs."""
 
 import json
 import re
@@ -33,7 +33,9 @@ NOT_CONFIRMED = 8
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Status = Annotated[JobStatus | None, typer.Option(help="Only jobs in this state.")]
@@ -42,7 +44,7 @@ TaskName = Annotated[str | None, typer.Option("--task", help="Only jobs of this 
 
 def parse_age(text: str) -> timedelta:
     """Return the length of time that a text such as ``90m`` or ``2d`` stands for."""
-    match = re.fullmatch(r"(\d+)([smhd])", text)
+    match = re.fullmatch(r"(\d{1,5})([smhd])", text)
     if match is None:
         raise typer.BadParameter(f"{text!r} is not an age such as 30s, 90m, 12h or 2d")
     return timedelta(**{UNITS[match[2]]: int(match[1])})
@@ -52,7 +54,7 @@ Since = Annotated[
     timedelta | None,
     typer.Option(parser=parse_age, metavar="AGE", help="Only jobs newer than 90m, 12h or 2d."),
 ]
-Limit = Annotated[int, typer.Option(min=1, help="The largest number of jobs.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="The largest number of jobs.")]
 
 
 @app.command("list")

@@ -10,6 +10,7 @@ from uuid import uuid4
 from asgi_correlation_id import correlation_id
 from celery import Task
 from opentelemetry import propagate
+from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, delete, event, func, select, tuple_, update
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -20,6 +21,8 @@ from app.models.job import FINISHED, RUNNING, WAITING, Job, JobStatus
 
 # The key in ``Session.info`` of what is to be sent when the transaction has been committed.
 AFTER_COMMIT = "app.jobs.after_commit"
+# As FastAPI writes it.
+JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 class JobNotFoundError(LookupError):
@@ -49,7 +52,7 @@ def enqueue(
 
     Raises:
         TypeError: The task does not take these arguments, or JSON cannot hold them.
-        ValueError: A number is NaN or infinite.
+        ValueError: JSON cannot hold a value, such as NaN; or the countdown is not below 10⁹ seconds.
     """
     return add_job(session, task, kwargs, owner_id=owner_id, countdown=countdown)
 
@@ -65,7 +68,9 @@ def add_job(
 ) -> Job:
     """Add a job to the session's transaction. See ``enqueue``."""
     inspect.signature(task.run).bind(**kwargs)
-    json.dumps(kwargs, allow_nan=False)
+    check_json(kwargs)
+    if countdown is not None and not countdown < 1e9:
+        raise ValueError(f"countdown must be a number of seconds below 10⁹, not {countdown}")
     headers: dict[str, Any] = {"request_id": correlation_id.get()}
     propagate.inject(headers)  # The trace that the job belongs to.
     job = Job(
@@ -95,7 +100,7 @@ def get_job(session: Session, job_id: str, *, owner_id: int | None = None) -> Jo
     Raises:
         JobNotFoundError: There is no such job.
     """
-    job = session.get(Job, job_id)
+    job = session.get(Job, job_id) if _is_text(job_id) else None
     if job is None or (owner_id is not None and job.owner_id != owner_id):
         raise JobNotFoundError(job_id)
     return job
@@ -203,14 +208,34 @@ def delete_finished_jobs(session: Session) -> int:
     return session.connection().execute(statement).rowcount
 
 
+def check_json(value: Any) -> None:
+    """Check that the API can send a value as JSON.
+
+    Raises:
+        TypeError: JSON has no such type.
+        ValueError: A number is NaN or infinite, a string is not Unicode, or it is nested too deep.
+    """
+    try:
+        json.dumps(value, allow_nan=False)
+        JSON.dump_json([[value]])  # As deep as in a list of jobs.
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
 def database_time(session: Session) -> datetime:
     """Return the time of the database server, in UTC without a time zone."""
     return session.execute(select(DATABASE_NOW)).scalar_one()
 
 
+def _is_text(job_id: str) -> bool:
+    # PostgreSQL refuses this character.
+    return "\0" not in job_id
+
+
 def _lock(session: Session, job_id: str, owner_id: int | None) -> Job:
     # A write locks the row on every database; the status read after it cannot change any more.
-    session.execute(update(Job).where(Job.id == job_id).values(attempts=Job.attempts))
+    if _is_text(job_id):
+        session.execute(update(Job).where(Job.id == job_id).values(attempts=Job.attempts))
     job = get_job(session, job_id, owner_id=owner_id)
     session.refresh(job)
     return job

@@ -1,10 +1,9 @@
 """The worker's side of jobs: claim each attempt once and record its outcome."""
 
-import json
 import os
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -14,10 +13,11 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
+from app.core.celery import celery_app
 from app.core.config.settings import settings
 from app.core.database import DATABASE_NOW, dispose_engine, session_scope
 from app.jobs._publisher import SCHEDULE, SERIES
-from app.jobs._service import database_time, requeue
+from app.jobs._service import check_json, database_time, requeue
 from app.models.job import RUNNING, WAITING, Job, JobStatus, ScheduleState
 
 log = structlog.get_logger(__name__)
@@ -64,11 +64,13 @@ class JobTask(Task[..., Any]):
             else:
                 attempt.finish(JobStatus.FAILURE, f"rejected by the task: {reason}")
             raise
-        except Exception as error:
+        except (SystemExit, KeyboardInterrupt):
+            raise  # The process ends, and the attempt is lost.
+        except BaseException as error:
             attempt.finish(JobStatus.FAILURE, describe(error))
             raise
         try:
-            json.dumps(result, allow_nan=False)
+            check_json(result)
         except (TypeError, ValueError) as error:
             attempt.finish(JobStatus.FAILURE, f"JSON cannot hold the return value: {error}")
             raise
@@ -87,6 +89,7 @@ class JobTask(Task[..., Any]):
         if attempt is None:
             super().update_state(task_id, state, meta, **kwargs)
             return
+        check_json(meta)
         with session_scope() as session:
             attempt.update(session, status=JobStatus.PROGRESS, result=meta)
 
@@ -174,6 +177,9 @@ class Attempt:
             when: Any = retry.when  # A number of seconds, or a time.
             if not isinstance(when, datetime):
                 when = database_time(session) + timedelta(seconds=when or 0)
+            else:
+                when = when if when.tzinfo else when.replace(tzinfo=celery_app.timezone)
+                when = when.astimezone(UTC).replace(tzinfo=None)
             self.update(
                 session,
                 status=JobStatus.RETRY,
@@ -205,7 +211,12 @@ def _is_running(pid: int | None) -> bool:
 
 def describe(error: BaseException) -> str:
     """Return an error as text: its type and its message."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    name = type(error).__name__
+    try:
+        text = str(error).encode(errors="backslashreplace").decode()
+    except Exception:  # Its own method fails. The name is all there is.
+        return name
+    return f"{name}: {text}" if text else name
 
 
 def fail(job: Job, error: str) -> None:

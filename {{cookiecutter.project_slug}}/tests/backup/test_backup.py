@@ -226,6 +226,13 @@ def test_a_malformed_manifest_stops_nothing(config: BackupConfig) -> None:
     assert "damaged" in broken["problem"]
 
 
+def test_a_manifest_of_another_file_is_reported(config: BackupConfig) -> None:
+    path = Path(create_backup(config)["path"])
+    manifest.update_manifest(path, file="../other")
+    [found] = backup.list_backups(config)
+    assert found["problem"].endswith("is that of ../other")
+
+
 def test_another_servers_backup_is_not_taken_for_ours(config: BackupConfig) -> None:
     ours = create_backup(config)
     foreign = Path(create_backup(config)["path"])

@@ -19,7 +19,8 @@ def split_commas(value: Any) -> Any:
 def check_rate_limit(value: str) -> str:
     """Check the notation, such as ``10/minute``: https://limits.readthedocs.io/en/stable/quickstart.html"""
     try:
-        parse(value)
+        if parse(value).amount < 1:
+            raise ValueError
     except ValueError:
         raise ValueError("must be a limit such as 10/minute") from None
     return value
@@ -40,8 +41,8 @@ class AppSettings(SettingsGroup):
 
     # Signs access tokens and hashes refresh tokens: a new key ends every login. It has no default.
     SECRET_KEY: str = Field(min_length=32, repr=False)
-    ACCESS_TOKEN_MINUTES: int = Field(default=15, ge=1)
-    REFRESH_TOKEN_DAYS: int = Field(default=14, ge=1)
+    ACCESS_TOKEN_MINUTES: int = Field(default=15, ge=1, le=525_600)
+    REFRESH_TOKEN_DAYS: int = Field(default=14, ge=1, le=36_500)
     # A refresh token may be sent again for this long, in case the first answer was lost.
     REFRESH_TOKEN_GRACE_SECONDS: int = Field(default=10, ge=0)
 

@@ -10,14 +10,25 @@ from pydantic_settings import NoDecode
 
 from app.core.config.base import PROJECT_ROOT, SettingsGroup
 
-OBJECT_STORES = ("AWS_", "GOOGLE_", "AZURE_")
+# What obstore accepts. Other programs' variables with these prefixes are none of its business.
+OBJECT_STORES = {
+    "AWS_": "ACCESS_KEY_ID SECRET_ACCESS_KEY SESSION_TOKEN REGION DEFAULT_REGION ENDPOINT"
+    " ENDPOINT_URL ALLOW_HTTP VIRTUAL_HOSTED_STYLE_REQUEST SKIP_SIGNATURE"
+    " CONTAINER_CREDENTIALS_RELATIVE_URI CONTAINER_CREDENTIALS_FULL_URI"
+    " CONTAINER_AUTHORIZATION_TOKEN_FILE WEB_IDENTITY_TOKEN_FILE ROLE_ARN ROLE_SESSION_NAME"
+    " SERVER_SIDE_ENCRYPTION SSE_KMS_KEY_ID",
+    "GOOGLE_": "SERVICE_ACCOUNT SERVICE_ACCOUNT_PATH SERVICE_ACCOUNT_KEY APPLICATION_CREDENTIALS",
+    "AZURE_": "STORAGE_ACCOUNT_NAME STORAGE_ACCOUNT_KEY STORAGE_SAS_TOKEN STORAGE_CLIENT_ID"
+    " STORAGE_CLIENT_SECRET STORAGE_TENANT_ID STORAGE_ENDPOINT CLIENT_ID CLIENT_SECRET TENANT_ID"
+    " FEDERATED_TOKEN_FILE",
+}
 
 
 class BackupSettings(SettingsGroup):
     """Where backups go, how long they are kept, and where copies of them go."""
 
     BACKUP_DIR: Path = Path("./backups/database")
-    BACKUP_RETENTION_DAYS: int = Field(default=30, ge=1)
+    BACKUP_RETENTION_DAYS: int = Field(default=30, ge=1, le=36_500)
     # So many of the newest backups stay, however old they are.
     BACKUP_KEEP_AT_LEAST: int = Field(default=3, ge=1)
 {% if cookiecutter.database != "sqlite" %}
@@ -59,4 +70,5 @@ def object_store_options() -> dict[str, str]:
     https://developmentseed.org/obstore/latest/api/store/aws/#obstore.store.S3Config
     """
     known = {**dotenv_values(PROJECT_ROOT / ".env"), **os.environ}
-    return {key: value for key, value in known.items() if value and key.startswith(OBJECT_STORES)}
+    names = [prefix + name for prefix, names in OBJECT_STORES.items() for name in names.split()]
+    return {name: value for name in names if (value := known.get(name))}

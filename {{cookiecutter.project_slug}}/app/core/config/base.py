@@ -16,7 +16,8 @@ class SettingsGroup(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE,
-        env_file_encoding="utf-8",
+        # With or without a byte order mark.
+        env_file_encoding="utf-8-sig",
         extra="ignore",
         case_sensitive=True,
         frozen=True,

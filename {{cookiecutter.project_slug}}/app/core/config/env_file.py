@@ -7,7 +7,7 @@ from pathlib import Path
 # A blank line, a comment, or NAME=value, where the quotes of a value are closed.
 LINE = re.compile(
     r"""\s*(\#.*)?
-    | (export\s+)? (?P<name>[A-Za-z_]\w*) \s*=\s* ('[^']*' | "[^"]*" | [^'"\s].*)? (\s+\#.*)? \s*""",
+    | (export\s+)? (?P<name>[A-Za-z_]\w*) \s*=\s* ('[^']*' | "(?:\\.|[^"\\])*" | [^'"\s].*)? (\s+\#.*)? \s*""",
     re.VERBOSE,
 )
 
@@ -22,7 +22,11 @@ def check_env_file(path: Path, settings: set[str]) -> list[str]:
     text = example.read_text(encoding="utf-8") if example.exists() else ""
     known = settings | set(re.findall(r"^(?:# )?([A-Z]\w*)=", text, re.MULTILINE))
     mistakes = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        return [f"{path.name}: must be encoded in UTF-8"]
+    for number, line in enumerate(lines, start=1):
         match = LINE.fullmatch(line)
         if match is None:
             mistakes.append(f"{path.name}, line {number}: must be NAME=value")
