@@ -20,7 +20,8 @@ WORDS_OF_ANSWER = {
     "use_celery": r"celery|flower|redbeat|kombu|broker|beat\b|/notify|/task/\{|background (task|job)|task (id|queue)s?\b",
     "use_redis": r"redis",
     "use_backup": r"backup|isal|mysqldump|obstore",
-    "use_docker": r"docker|compose\b|container",
+    # Two of the object store's variables are named after containers.
+    "use_docker": r"docker|compose\b|container(?!_credentials|_authorization)",
 }
 WORDS_OF_DATABASE = {
     "sqlite": r"sqlite",

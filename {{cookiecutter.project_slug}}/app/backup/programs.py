@@ -80,7 +80,7 @@ def running(command: Command, *, feed: bool = False) -> Iterator[IO[bytes]]:
 
 
 def _failure(command: Command, code: int, stderr: IO[bytes]) -> str:
-    # From the end: before its error, MySQL's client prints the statement, which holds rows.
+    # From the end: a client may print the statement, which holds rows, before its error.
     stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - 64 * 1024))
     lines = stderr.read().decode(errors="replace").splitlines()
     # Only the lines of the error itself: those around it may hold rows of the database.

@@ -228,7 +228,7 @@ def database_time(session: Session) -> datetime:
 
 
 def _is_text(job_id: str) -> bool:
-    # PostgreSQL refuses this character.
+    # Not every database can store this character, and no id has it.
     return "\0" not in job_id
 
 
