@@ -73,6 +73,7 @@ async def asynchronous() -> None:
         ({"run": asynchronous}, {}, "cannot run async functions"),
         ({}, {"nightly": {"task": "missing"}}, "nightly names missing, which is not a task"),
         ({}, {"nightly": {"task": "mine", "args": (1,)}}, "the arguments of nightly"),
+        ({}, {"nightly": {"task": "mine", "options": {"queue": "slow"}}}, "nightly has options"),
     ],
 )
 def test_mistake_in_the_configuration_is_named(

@@ -155,7 +155,8 @@ def _progress() -> backup.Progress:
     def show(phase: str, done: int) -> None:
         if sys.stderr.isatty():
             start = "\r" if phase in phases else "\n" * bool(phases)
-            typer.echo(f"{start}{phase} {_size(done)}  ", err=True, nl=phase == "swap")
+            size = _size(done) if done else ""
+            typer.echo(f"{start}{phase} {size}  ", err=True, nl=phase == "swap")
         elif phase not in phases:
             typer.echo(phase, err=True)
         phases.append(phase)
@@ -174,6 +175,8 @@ def _print(data: object, as_json: bool, text: str = "") -> None:
 
 def _print_list(found: list[dict[str, Any]], as_json: bool) -> None:
     lines = ["\t".join(_line(one)) for one in found]
+    if lines and sys.stdout.isatty():
+        lines.insert(0, "file\tmade (UTC)\tsize\trows\trevision\tverified (UTC)\tplaces\tstate")
     _print(found, as_json, "\n".join(lines) or f"no backups in {settings.backup.BACKUP_DIR}")
 
 
