@@ -117,13 +117,14 @@ class ComposeStack:
 
     @contextmanager
     def extended(self, file: str, **environment: str) -> Iterator[None]:
-        """Use another Compose file, and more variables, for a while."""
+        """Use another Compose file, and more variables, for a while; then the stack is as before."""
         files, before = self.files, self.environment
         self.files, self.environment = [*files, file], before | environment
         try:
             yield
         finally:
             self.files, self.environment = files, before
+            self.up("--remove-orphans")
 
     def remove(self) -> None:
         """Remove the containers, the volumes and the image."""

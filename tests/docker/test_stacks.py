@@ -8,6 +8,7 @@ import json
 import re
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
@@ -307,15 +308,20 @@ def test_caddy_serves_the_api_over_https(stack: ComposeStack) -> None:
             assert "caddy" not in live.headers.get("server", "").lower()
             assert client.get("/metrics").status_code == 404
 
-            def status_of_large_body() -> int:
-                return client.post("/auth/register", content=b"x" * 2_000_000).status_code
+            def status_of_large_body() -> int | None:
+                # The API and Caddy close the connection while the body is still being sent. So the
+                # answer may be cut off, or be Caddy's 502.
+                register, body = "/auth/register", b"x" * 2_000_000
+                with (
+                    suppress(httpx.TransportError),
+                    client.stream("POST", register, content=body) as response,
+                ):
+                    return response.status_code
+                return None
 
-            # Caddy answers 502 if it was still sending when the API closed the connection.
             wait_until(lambda: status_of_large_body() == 413, message="never 413")
         plain = httpx.get(f"http://{stack.address('caddy', 80)}/", headers={"Host": "localhost"})
         assert plain.status_code == 308
-        stack.compose("rm", "--stop", "--force", "caddy")
-    stack.up()
 
 
 @on("sqlite")
