@@ -39,10 +39,10 @@ def database_server() -> Iterator[None]:
         options = ["--no-defaults", "--skip-name-resolve", f"--datadir={folder}/data"]
         if os.geteuid() == 0:
             options.append("--user=root")
-        install = [program, "--initialize-insecure"]
+        install = [program, *options, "--initialize-insecure"]
         if "mariadb" in Path(program).resolve().name:
-            install = ["mariadb-install-db"]
-        subprocess.run([*install, *options], check=True, capture_output=True)
+            install = ["mariadb-install-db", *options]
+        subprocess.run(install, check=True, capture_output=True)
         options += [f"--port={PORT}", "--bind-address=127.0.0.1", f"--init-file={script}"]
         options += [f"--socket={folder}/socket", f"--pid-file={folder}/pid", "--skip-log-bin"]
         # The data need not survive a power cut.
