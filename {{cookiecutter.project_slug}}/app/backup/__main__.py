@@ -63,7 +63,8 @@ def list_(as_json: Json = False) -> None:
         try:
             found = backup.list_backups(config)
         except CopyError:
-            _print_list(backup.list_backups(replace(config, copy_url=None)), as_json=False)
+            if not as_json:  # else two JSON documents would be printed
+                _print_list(backup.list_backups(replace(config, copy_url=None)), as_json)
             raise
     _print_list(found, as_json)
 

@@ -25,10 +25,10 @@ STAMP = "%Y%m%d_%H%M%S"
 class Manifest(BaseModel):
     """What is known about a backup. Sizes are in bytes, times are in UTC.
 
-    ``server`` identifies the server or the file that was dumped. ``sequence`` grows
-    from one backup of a database to the next, and tells the newest one if the clock was wrong. ``tables`` (rows
-    per table), ``revision`` (Alembic's) and ``properties`` describe the dumped state. ``notes``
-    tell what a restore needs or leaves out.
+    ``server`` identifies the server or the file that was dumped. ``sequence`` grows from one
+    backup of a database to the next, and tells the newest one if the clock was wrong. ``tables``
+    (rows per table), ``revision`` (Alembic's) and ``properties`` describe the dumped state.
+    ``notes`` tell what a restore needs or leaves out.
     """
 
     model_config = ConfigDict(frozen=True)

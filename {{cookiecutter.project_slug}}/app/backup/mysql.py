@@ -220,6 +220,7 @@ def swap(url: str, side: str, old: str, properties: dict[str, Any]) -> list[str]
         tables = list(_tables(conn, live))
         before, after = read(conn, live), read(conn, side)
         after += [Program("EVENT", name, tuple(made)) for name, made in properties["events"]]
+        kept = [program for program in before if program.kind != "EVENT"]
         if tables:
             _create(conn, old, live, properties)
         moves = [(live, old, table) for table in tables]
@@ -245,7 +246,6 @@ def swap(url: str, side: str, old: str, properties: dict[str, Any]) -> list[str]
                 run(conn, [*dropping(live, triggers), *creating(live, triggers)])
                 run(conn, [f"DROP DATABASE IF EXISTS {quote(old)}"])
                 raise
-            kept = [program for program in before if program.kind != "EVENT"]
             with suppress(pymysql.Error):
                 run(conn, creating(old, kept))
             reason = base.one_line(str(error))
@@ -255,7 +255,6 @@ def swap(url: str, side: str, old: str, properties: dict[str, Any]) -> list[str]
             ) from None
         if not tables:
             return []
-        kept = [program for program in before if program.kind != "EVENT"]
         try:
             run(conn, [*_sequence_defaults(conn, live, old, old), *creating(old, kept)])
         except pymysql.Error as error:
