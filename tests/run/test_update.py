@@ -54,8 +54,9 @@ def forge(tmp_path_factory: pytest.TempPathFactory) -> Forge:
     find_program("git", install="apt install git")
     if not (TEMPLATE / ".git").exists():
         skip_or_fail("this is not a Git clone: the update test needs the previous version")
-    tags = git(TEMPLATE, "tag", "--list", "v*", "--no-contains", "HEAD", "--sort=-v:refname")
-    old = tags.split()[0] if tags else FIRST
+    tags = git(TEMPLATE, "tag", "--list", "v*", "--sort=-v:refname").split()
+    # The tag of this version has the same files: there would be nothing to update.
+    old = next((tag for tag in tags if git(TEMPLATE, "diff", "--name-only", tag)), FIRST)
     folder = tmp_path_factory.mktemp("clone") / "forge.git"  # Cookiecutter looks for "git"
     git(TEMPLATE, "clone", "-q", str(TEMPLATE), str(folder))
     git(folder, "tag", Forge.old, old)

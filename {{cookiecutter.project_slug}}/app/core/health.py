@@ -97,22 +97,24 @@ def _migrations() -> tuple[set[str], set[str]]:
     return {script.revision for script in scripts.walk_revisions()}, set(scripts.get_heads())
 
 
-REQUIRED = [Probe("database", check_database), Probe("migrations", check_migrations)]
-# Requests succeed without these.
-OPTIONAL: list[Probe[None]] = []
+DEPENDENCIES = [
+    Probe("database", check_database),
+    Probe("migrations", check_migrations),
 {% if cookiecutter.use_redis %}
-OPTIONAL.append(Probe("redis", ping_redis))
+    Probe("redis", ping_redis),
 {% endif %}
 {% if cookiecutter.use_celery %}
-OPTIONAL.append(Probe("broker", ping_broker))
+    Probe("broker", ping_broker),
 {% endif %}
+]
+# Requests fail without these.
+REQUIRED = ("database", "migrations")
 
 
 async def check_dependencies() -> dict[str, str]:
     """Return the state of each dependency, such as "ok" or "down", within two seconds."""
-    probes = [*REQUIRED, *OPTIONAL]
-    states = await asyncio.gather(*map(_state, probes))
-    return {probe.name: state for probe, state in zip(probes, states, strict=True)}
+    states = await asyncio.gather(*map(_state, DEPENDENCIES))
+    return {probe.name: state for probe, state in zip(DEPENDENCIES, states, strict=True)}
 
 
 def describe(error: Exception) -> str:

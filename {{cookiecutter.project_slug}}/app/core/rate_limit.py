@@ -59,8 +59,7 @@ class RateLimit:
         Raises:
             RateLimitExceededError: It is one too many.
         """
-        hashed = keyed_hash(self.name, key)
-        if not _run(lambda limiter: limiter.hit(self.limit, self.name, hashed)):
+        if not self._call(FixedWindowRateLimiter.hit, key):
             raise RateLimitExceededError(self.limit.get_expiry())
 
     def check(self, key: str) -> None:
@@ -69,19 +68,22 @@ class RateLimit:
         Raises:
             RateLimitExceededError: It is not.
         """
-        hashed = keyed_hash(self.name, key)
-        if not _run(lambda limiter: limiter.test(self.limit, self.name, hashed)):
+        if not self._call(FixedWindowRateLimiter.test, key):
             raise RateLimitExceededError(self.limit.get_expiry())
-
-    def record(self, key: str) -> None:
-        """Count an attempt that was allowed already."""
-        hashed = keyed_hash(self.name, key)
-        _run(lambda limiter: limiter.hit(self.limit, self.name, hashed))
 
     def clear(self, key: str) -> None:
         """Forget all attempts."""
-        hashed = keyed_hash(self.name, key)
-        _run(lambda limiter: limiter.clear(self.limit, self.name, hashed))
+        self._call(FixedWindowRateLimiter.clear, key)
+
+    def _call(self, method: Callable[..., T], key: str) -> T:
+        arguments = self.limit, self.name, keyed_hash(self.name, key)
+{% if cookiecutter.use_redis %}
+        try:
+            return method(in_redis(), *arguments)
+        except StorageError as error:
+            log.warning("Redis failed, this process counts on its own", error=str(error))
+{% endif %}
+        return method(in_process, *arguments)
 
 
 logins = RateLimit("login", settings.app.LOGIN_RATE_LIMIT)
@@ -98,9 +100,9 @@ def network_of(address: str) -> str:
     if isinstance(ip, IPv6Address):
         return str(ip.ipv4_mapped or ip_network((int(ip), 64), strict=False))
     return str(ip)
-
-
 {% if cookiecutter.use_redis %}
+
+
 @cache
 def in_redis() -> FixedWindowRateLimiter:
     """Return the limiter that all processes share."""
@@ -112,15 +114,4 @@ def in_redis() -> FixedWindowRateLimiter:
             wrap_exceptions=True,
         )
     )
-
-
-def _run(operation: Callable[[FixedWindowRateLimiter], T]) -> T:
-    try:
-        return operation(in_redis())
-    except StorageError as error:
-        log.warning("Redis failed, this process counts on its own", error=str(error))
-        return operation(in_process)
-{% else %}
-def _run(operation: Callable[[FixedWindowRateLimiter], T]) -> T:
-    return operation(in_process)
 {% endif %}

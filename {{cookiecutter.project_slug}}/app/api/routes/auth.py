@@ -107,7 +107,7 @@ def login(form: Annotated[LoginForm, Form()], address: ClientAddress) -> TokenRe
     try:
         tokens = auth.log_in(form.username, form.password)
     except auth.WrongPasswordError:
-        failed_logins.record(address)
+        failed_logins.hit(address)
         raise unauthorized("Wrong email address or password") from None
     logins.clear(form.username)
     return _response(tokens)

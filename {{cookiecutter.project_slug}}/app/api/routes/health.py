@@ -36,7 +36,7 @@ async def ready(response: Response) -> Readiness:
     The status is "degraded" when something is down that requests do not need.
     """
     dependencies = await check_dependencies()
-    if any(dependencies[probe.name] != "ok" for probe in REQUIRED):
+    if any(dependencies[name] != "ok" for name in REQUIRED):
         response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
         return Readiness(status="unavailable", dependencies=dependencies)
     is_ok = all(state == "ok" for state in dependencies.values())

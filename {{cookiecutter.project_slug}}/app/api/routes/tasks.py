@@ -7,13 +7,12 @@ from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, FastAPI, HTTPException, Query, status
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.api.deps import CurrentUser, SessionDep
 from app.api.errors import errors
 from app.core.config.settings import settings
 from app.jobs import (
-    Job,
     JobNotFoundError,
     JobStateError,
     JobStatus,
@@ -55,7 +54,9 @@ class TaskState(BaseModel):
     ``result`` is the return value, the error as text, or, while the task runs, its progress.
     """
 
-    task_id: str
+    model_config = ConfigDict(from_attributes=True)
+
+    task_id: str = Field(validation_alias="id")
     status: JobStatus
     result: Any
 
@@ -111,7 +112,7 @@ def read_tasks(
         raise HTTPException(422, "There is no such cursor") from None
     page = jobs[:limit]
     return TaskPage(
-        items=[_summary(job) for job in page],
+        items=[TaskSummary.model_validate(job) for job in page],
         next_cursor=page[-1].id if len(jobs) > limit else None,
     )
 
@@ -120,7 +121,7 @@ def read_tasks(
 def read_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState:
     """Return the state of a task."""
     try:
-        return _state(get_job(session, task_id, owner_id=user.id))
+        return TaskState.model_validate(get_job(session, task_id, owner_id=user.id))
     except JobNotFoundError:
         raise _not_found() from None
 
@@ -133,7 +134,7 @@ def read_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState
 def retry_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState:
     """Queue a failed or cancelled task again."""
     try:
-        return _state(retry_job(session, task_id, owner_id=user.id))
+        return TaskState.model_validate(retry_job(session, task_id, owner_id=user.id))
     except JobNotFoundError:
         raise _not_found() from None
     except JobStateError as error:
@@ -144,26 +145,9 @@ def retry_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskStat
 def cancel_task(task_id: str, session: SessionDep, user: CurrentUser) -> TaskState:
     """Cancel a task, waiting or running. A finished task stays as it is."""
     try:
-        return _state(cancel_job(session, task_id, owner_id=user.id))
+        return TaskState.model_validate(cancel_job(session, task_id, owner_id=user.id))
     except JobNotFoundError:
         raise _not_found() from None
-
-
-def _state(job: Job) -> TaskState:
-    return TaskState(task_id=job.id, status=JobStatus(job.status), result=job.result)
-
-
-def _summary(job: Job) -> TaskSummary:
-    return TaskSummary(
-        task_id=job.id,
-        status=JobStatus(job.status),
-        result=job.result,
-        task=job.task,
-        attempts=job.attempts,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-    )
 
 
 def _not_found() -> HTTPException:

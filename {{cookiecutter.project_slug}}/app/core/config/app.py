@@ -1,19 +1,11 @@
 """Settings of the API: environment, tokens, limits and what faces the internet."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from limits import parse
-from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_settings import NoDecode
+from pydantic import AfterValidator, Field
 
-from app.core.config.base import SettingsGroup
-
-
-def split_commas(value: Any) -> Any:
-    """Return the parts of a comma-separated string."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
+from app.core.config.base import CommaSeparated, SettingsGroup
 
 
 def check_rate_limit(value: str) -> str:
@@ -26,7 +18,6 @@ def check_rate_limit(value: str) -> str:
     return value
 
 
-CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)]
 RateLimit = Annotated[str, AfterValidator(check_rate_limit)]
 
 
