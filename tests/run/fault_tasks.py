@@ -18,7 +18,7 @@ import structlog
 from app.core.celery import celery_app, with_db_init
 from app.core.database import DATABASE_NOW, get_engine, session_scope
 from app.jobs import Job, cancel_job, enqueue, get_job, list_jobs, retry_job
-from app.jobs._publisher import Message
+from app.jobs._publisher import message_of
 from app.tasks.example_task import send_notification
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.signals import task_success
@@ -277,9 +277,9 @@ def again(job_id: str, attempts: int) -> None:
     with session_scope() as session:
         job = get_job(session, job_id)
         job.attempts = attempts
-        message = Message.of(job)
+        message = message_of(job)
         session.rollback()
-    message.publish()
+    message.apply_async()
 
 
 def change(job_id: str, **values: Any) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.core.celery import find_task
 from app.core.database import DATABASE_NOW, session_scope
-from app.jobs._publisher import Message
+from app.jobs._publisher import message_of
 from app.jobs._service import database_time
 from app.jobs._worker import fail, put_back_lost
 from app.models.job import RUNNING, WAITING, Job
@@ -45,7 +45,7 @@ def dispatch(app: Celery) -> int:
                     continue
                 # Before the commit: if Redis fails now, the job stays unpublished. A worker that
                 # is quicker than the commit waits for the lock on the row.
-                Message.of(job).publish()
+                message_of(job).apply_async()
                 job.published_at = DATABASE_NOW
         published += len(jobs)
         if len(jobs) < BATCH:

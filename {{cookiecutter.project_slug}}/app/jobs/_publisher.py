@@ -4,12 +4,12 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from threading import BoundedSemaphore
-from typing import Any, Self
+from typing import Any
 
 import structlog
+from celery.canvas import Signature
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -35,64 +35,37 @@ STAMP = "job_stamp"
 _paused_until = 0.0
 
 
-@dataclass(frozen=True)
-class Message:
-    """What it takes to publish a job: a copy, since sessions do not cross threads."""
-
-    id: str
-    task: str
-    kwargs: dict[str, Any]
-    attempts: int
-    series: int
-    schedule: str | None
-    headers: dict[str, Any]
-
-    @classmethod
-    def of(cls, job: Job) -> Self:
-        """Return the message of the next attempt of a job."""
-        return cls(
-            job.id,
-            job.task,
-            dict(job.kwargs),
-            job.attempts,
-            job.series,
-            job.schedule,
-            dict(job.headers),
-        )
-
-    @property
-    def stamp(self) -> str:
-        """Return the name of this series of attempts."""
-        return f"{self.id}:{self.series}"
-
-    def publish(self) -> None:
-        """Send the message.
-
-        Raises:
-            kombu.exceptions.OperationalError: Redis does not answer.
-        """
-        task = find_task(self.task)
-        if task is None:  # The dispatcher fails the job.
-            return
-        options: dict[str, Any] = {
-            "task_id": self.id,
-            "retries": self.attempts - self.series,
-            "headers": {**self.headers, SERIES: self.series, SCHEDULE: self.schedule},
+def message_of(job: Job) -> Signature[Any]:
+    """Return the message of a job's next attempt; ``apply_async()`` sends it, from any thread."""
+    return celery_app.signature(
+        job.task,
+        kwargs=dict(job.kwargs),
+        options={
+            "task_id": job.id,
+            "retries": job.attempts - job.series,
+            "headers": {**job.headers, SERIES: job.series, SCHEDULE: job.schedule},
             "stamped_headers": [STAMP],
-            STAMP: self.stamp,
+            STAMP: stamp_of(job),
             # The outcome goes into the row; the result backend is not touched.
             "ignore_result": True,
-        }
-        task.apply_async(kwargs=self.kwargs, **options)
+        },
+    )
 
-    def publish_soon(self) -> None:
-        """Send the message, unless Redis failed a moment ago: the dispatcher sends it then."""
-        if time.monotonic() >= _paused_until:
-            self.publish()
 
-    def terminate(self) -> None:
-        """Tell all workers to end the process that runs this attempt."""
-        celery_app.control.revoke_by_stamped_headers({STAMP: self.stamp}, terminate=True)
+def stamp_of(job: Job) -> str:
+    """Return the name of the present series of attempts."""
+    return f"{job.id}:{job.series}"
+
+
+def publish_soon(message: Signature[Any]) -> None:
+    """Send a message, unless Redis failed a moment ago: the dispatcher sends it then."""
+    if time.monotonic() >= _paused_until and find_task(message["task"]):
+        message.apply_async()
+
+
+def terminate(stamp: str) -> None:
+    """Tell all workers to end the process that runs an attempt of this series."""
+    celery_app.control.revoke_by_stamped_headers({STAMP: stamp}, terminate=True)
 
 
 @cache

@@ -4,6 +4,7 @@ import inspect
 import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from app.core.config.settings import settings
 from app.core.database import DATABASE_NOW
-from app.jobs._publisher import Message, submit
+from app.jobs._publisher import message_of, publish_soon, stamp_of, submit, terminate
 from app.models.job import FINISHED, RUNNING, WAITING, Job, JobStatus
 
 # The key in ``Session.info`` of what is to be sent when the transaction has been committed.
@@ -89,7 +90,7 @@ def add_job(
         job.due_at = database_time(session) + timedelta(seconds=countdown)
     else:
         job.published_at = DATABASE_NOW
-        _publish_after_commit(session, Message.of(job))
+        _after_commit(session, partial(publish_soon, message_of(job)))
     session.add(job)
     return job
 
@@ -162,7 +163,7 @@ def cancel_job(session: Session, job_id: str, *, owner_id: int | None = None) ->
     """
     job = _lock(session, job_id, owner_id)
     if job.status in RUNNING:
-        _after_commit(session, Message.of(job).terminate)
+        _after_commit(session, partial(terminate, stamp_of(job)))
     if job.status not in FINISHED:
         job.status = JobStatus.REVOKED
         job.result = None
@@ -197,7 +198,7 @@ def requeue(session: Session, job: Job) -> None:
     job.finished_at = None
     job.due_at = DATABASE_NOW
     job.published_at = DATABASE_NOW
-    _publish_after_commit(session, Message.of(job))
+    _after_commit(session, partial(publish_soon, message_of(job)))
     session.flush()
 
 
@@ -239,10 +240,6 @@ def _lock(session: Session, job_id: str, owner_id: int | None) -> Job:
     job = get_job(session, job_id, owner_id=owner_id)
     session.refresh(job)
     return job
-
-
-def _publish_after_commit(session: Session, message: Message) -> None:
-    _after_commit(session, message.publish_soon)
 
 
 def _after_commit(session: Session, send: Callable[[], None]) -> None:
