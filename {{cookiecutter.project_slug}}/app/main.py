@@ -42,7 +42,7 @@ def create_app() -> FastAPI:
         "lifespan": lifespan,
         "max_body_size": settings.app.MAX_BODY_SIZE,
         "generate_unique_id_function": operation_id,
-        # Such a redirect would name the host of the request, which the client chooses.
+        # The redirect would contain the Host header, which the client controls.
         "redirect_slashes": False,
         "telemetry": TELEMETRY,
     }
@@ -58,7 +58,7 @@ def create_app() -> FastAPI:
 
 
 def add_middleware(app: FastAPI) -> None:
-    """Add the middleware. What is added last sees a request first."""
+    """Add the middleware. The one that is added last is the outermost."""
     if settings.app.CORS_ORIGINS:
         app.add_middleware(
             CORSMiddleware,
@@ -69,7 +69,7 @@ def add_middleware(app: FastAPI) -> None:
     app.add_middleware(CorrelationIdMiddleware)
     app.add_middleware(SecurityHeadersMiddleware)
     if settings.app.TRUSTED_HOSTS:
-        # Health checks on the same machine ask for these.
+        # Health checks on the same machine use these.
         hosts = [*settings.app.TRUSTED_HOSTS, "localhost", "127.0.0.1"]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     if settings.app.TRUSTED_PROXIES:
@@ -77,12 +77,12 @@ def add_middleware(app: FastAPI) -> None:
 
 
 def operation_id(route: APIRoute) -> str:
-    """Return the name of a route's function, which generated clients use."""
+    """Return the name of a route's function as its operation id, for generated clients."""
     return route.name
 
 
 async def show_docs() -> RedirectResponse:
-    """Lead from the root to the documentation."""
+    """Redirect to the documentation."""
     return RedirectResponse("docs")
 
 

@@ -1,4 +1,4 @@
-"""What ``python -m dev`` starts, and what it checks before."""
+"""The processes that ``python -m dev`` starts, and the checks before it."""
 
 import socket
 import subprocess
@@ -77,7 +77,7 @@ def celery_processes(heartbeat_file: Path) -> list[Process]:
     flower = ["flower", "--address=127.0.0.1", f"--port={settings.celery.FLOWER_PORT}"]
     environment = {
         "CELERY_HEARTBEAT_FILE": str(heartbeat_file),
-        # A worker that has to load changed code hands its jobs back soon.
+        # A worker that has to load changed code hands back its jobs quickly.
         "REMAP_SIGTERM": "SIGQUIT",
         "CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT": "2",
     }

@@ -1,4 +1,4 @@
-"""Runs processes: restarts what ends, and what has to load changed code."""
+"""Runs processes, and restarts them when they end or the code changes."""
 
 import os
 import signal
@@ -11,9 +11,9 @@ from pathlib import Path
 from watchfiles import PythonFilter, watch
 
 ROOT = Path(__file__).parents[1]
-# Seconds that a process gets to end before it is killed.
+# Seconds after which a process that does not end is killed.
 STOP_TIMEOUT = 10
-# Seconds between two starts of a process that ends again and again.
+# Minimum number of seconds between two starts of a process.
 RESTART_INTERVAL = 5
 
 
@@ -40,7 +40,7 @@ class Process:
             cwd=ROOT,
             env=self.environment,
             stdin=subprocess.DEVNULL,
-            # Logs are written to standard error; this would be banners.
+            # Logs go to standard error; standard output has only banners.
             stdout=None if self.name == "api" else subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -93,7 +93,7 @@ def supervise(processes: list[Process], is_ready: Callable[[], bool], message: s
     except KeyboardInterrupt:
         pass
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again must not leave any behind.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # A second one must leave nothing behind.
         for process in processes[1:]:
             process.popen.terminate()
         for process in reversed(processes):  # The first one ends last: the others may need it.

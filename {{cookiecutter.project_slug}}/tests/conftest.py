@@ -45,7 +45,7 @@ def clean_database(database: None) -> Iterator[None]:
     """The database with all migrations applied. All rows are deleted after the test."""
     yield
     for table in reversed(Base.metadata.sorted_tables):
-        # One transaction a table: what another process does in two tables cannot deadlock with it.
+        # One transaction per table, which cannot deadlock with a transaction of a worker.
         with session_scope() as session:
             session.execute(table.delete())
 

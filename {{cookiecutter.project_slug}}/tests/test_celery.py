@@ -63,7 +63,7 @@ def test_commands_do_not_show_passwords() -> None:
 
 
 async def asynchronous() -> None:
-    """Be a coroutine function."""
+    """A task that is a coroutine function."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What holds for every request: errors, limits, headers and the OpenAPI document."""
+"""Errors, limits, headers and the OpenAPI document, which concern every request."""
 
 import asyncio
 from collections.abc import Iterator
@@ -126,7 +126,7 @@ def test_client_address_is_counted_by_network(address: str, network: str) -> Non
 
 def test_forwarded_address_is_not_trusted_by_default() -> None:
     headers = [(b"x-forwarded-for", b"203.0.113.7")]
-    # What Uvicorn makes of this header when it comes from the same machine.
+    # Uvicorn does this with the header if the client is on the same machine.
     request = Request({"type": "http", "client": ("203.0.113.7", 0), "headers": headers})
     assert asyncio.run(get_client_address(request)) == "127.0.0.1"
 

@@ -209,7 +209,7 @@ def test_dispatcher_publishes_what_was_lost(clean_database: None, worker: Path) 
 def test_dispatcher_publishes_each_job_once(
     clean_database: None, worker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As if publishing all of them took longer than a message may be on its way.
+    # As if publishing all of them took longer than ``IN_FLIGHT``.
     monkeypatch.setattr("app.jobs._dispatcher.BATCH", 1)
     monkeypatch.setattr("app.jobs._dispatcher.IN_FLIGHT", timedelta(0))
     ids = [waiting() for _ in range(20)]

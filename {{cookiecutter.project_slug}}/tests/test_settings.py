@@ -1,4 +1,4 @@
-"""Settings: where they come from, and what is said about a mistake."""
+"""Settings: their sources, and the messages about mistakes."""
 
 import os
 import re

@@ -20,7 +20,7 @@ HASHING_TIMEOUT_SECONDS = 10
 oauth2_scheme = OAuth2PasswordBearer(tokenUrl="auth/token", refreshUrl="auth/refresh")
 password_hashing = anyio.Semaphore(settings.app.PASSWORD_HASH_CONCURRENCY)
 
-# Committed before the response is sent. Requests wait here for a connection, without a thread.
+# Committed before the response is sent. Requests that wait for a connection occupy no thread.
 SessionDep = Annotated[
     Session,
     Depends(get_session, scope="function", max_concurrency=settings.database.DATABASE_POOL_SIZE),
@@ -62,7 +62,7 @@ CurrentUser = Annotated[User, Depends(get_current_user)]
 async def get_client_address(request: Request) -> str:
     """Return the address of the client, as the rate limits count it."""
     address = request.client.host if request.client else "unknown"
-    # By default Uvicorn trusts this header when it comes from the same machine.
+    # By default Uvicorn trusts this header if the client is on the same machine.
     forwarded = request.headers.get("x-forwarded-for", "")
     if address in forwarded and not settings.app.TRUSTED_PROXIES:
         address = "127.0.0.1"

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class FieldError(BaseModel):
-    """What is wrong with one field of a request."""
+    """A validation error of one field of a request."""
 
     loc: list[str | int] = Field(examples=[["body", "email"]])
     msg: str = Field(examples=["Value error, must be an email address"])

@@ -156,7 +156,7 @@ def with_db_init(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def check_configuration(app: Celery) -> None:
-    """Check tasks and schedule, so that mistakes show at the start and not at night.
+    """Check tasks and schedule, so that mistakes are reported when the process starts.
 
     Raises:
         ValueError: A task has no usable time limits or is a coroutine function, or the schedule
@@ -209,7 +209,7 @@ def touch_heartbeat_file(**_: object) -> None:
 
 
 def ping_broker() -> None:
-    """Send a command to the broker; raises an error of Kombu or redis-py if it does not answer."""
+    """Connect to the broker. Raises an error of Kombu or redis-py if it is unreachable."""
     with celery_app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=1)
 
@@ -230,8 +230,8 @@ def _flush_telemetry(**_: object) -> None:
     flush_telemetry()
 
 
-# The id of the request and its trace go with the tasks that it queues, and with those that they
-# queue.
+# The request's id and trace context are passed to the tasks that it queues, and from there to
+# the tasks that these queue.
 
 
 @signals.before_task_publish.connect

@@ -16,7 +16,7 @@ from structlog.typing import EventDict, Processor
 from app.core.config.settings import settings
 
 SECRET_NAME = re.compile("passw|secret|token|authorization|cookie|api_?key|credential", re.I)
-# In text: the password in a URL, and what follows Bearer.
+# In text: the password of a URL, and Bearer tokens.
 SECRET_TEXT = re.compile(r"(://[^:/@\s]*:)[^@/\s]+(?=@)|(bearer\s+)\S+", re.I)
 # Added by {{ "Celery and " if cookiecutter.use_celery }}Uvicorn: arguments and results, and a coloured copy of the message.
 UNWANTED = ("data", "color_message")

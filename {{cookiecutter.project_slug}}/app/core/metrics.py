@@ -1,7 +1,7 @@
 """Metrics in the text format of Prometheus.
 
-What happens in requests is counted as it happens, by all API processes together if they share
-``PROMETHEUS_MULTIPROC_DIR``. Everything else is read when the metrics are scraped.
+Requests are counted when they end, for all API processes together if these share
+``PROMETHEUS_MULTIPROC_DIR``. All other metrics are read when they are scraped.
 https://prometheus.github.io/client_python/multiprocess/
 """
 
@@ -23,12 +23,12 @@ from app.core.health import Probe, check_dependencies, describe
 
 log = structlog.get_logger(__name__)
 
-# Their times of creation would be as many again.
+# The series ``*_created`` would double the number of series.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 Source = Probe[list[Metric]]
 
-# Requests to these are not measured: there are too many of them.
+# Requests to these paths are not measured: they would outnumber all others.
 UNMEASURED = ("/health/live", "/health/ready", "/metrics")
 
 REQUEST_DURATION = PrometheusHistogram(
@@ -51,7 +51,7 @@ class RequestDuration(NoOpHistogram):
 
 
 class PrometheusMeter(NoOpMeter):
-    """Creates the one instrument that is wanted."""
+    """A meter that records the duration of requests and nothing else."""
 
     def create_histogram(self, name: str, *args: Any, **kwargs: Any) -> Histogram:
         """Return ``RequestDuration`` for the duration of requests."""
@@ -61,7 +61,7 @@ class PrometheusMeter(NoOpMeter):
 
 
 class PrometheusMeterProvider(MeterProvider):
-    """Gives what FastAPI measures to the Prometheus client.
+    """Passes FastAPI's measurements to the Prometheus client.
 
     https://fastapi.tiangolo.com/advanced/opentelemetry/
     """
@@ -71,7 +71,7 @@ class PrometheusMeterProvider(MeterProvider):
         return PrometheusMeter(name)
 
 
-# What FastAPI measures and where it sends it.
+# The telemetry settings of the FastAPI application.
 TELEMETRY: TelemetryConfig = {
     "meter_provider": PrometheusMeterProvider(),
     "exclude": lambda scope: scope["path"] in UNMEASURED,
@@ -80,7 +80,7 @@ TELEMETRY: TelemetryConfig = {
 
 
 class Metrics(Collector):
-    """Metrics that were read already."""
+    """A collector of metrics that have been read before."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = metrics

@@ -13,7 +13,8 @@ from app.core.config.settings import settings
 def get_redis() -> Redis:
     """Return this process's client.
 
-    Redis away is noticed in a second; the client's default is to retry for several.
+    A command fails within one second if Redis is unreachable; by default redis-py retries for
+    several seconds.
     """
     return Redis.from_url(
         settings.redis.REDIS_URL,
@@ -25,9 +26,9 @@ def get_redis() -> Redis:
 
 
 def ping_redis() -> None:
-    """Ask Redis for an answer.
+    """Send a PING.
 
     Raises:
-        redis.exceptions.RedisError: it does not give one.
+        redis.exceptions.RedisError: Redis is unreachable.
     """
     get_redis().ping()

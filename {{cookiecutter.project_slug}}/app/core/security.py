@@ -33,7 +33,7 @@ def utc_now() -> datetime:
 
 
 def normalize_email(address: str) -> str:
-    """Return the one spelling under which an email address is stored and looked up.
+    """Return the normalized form under which an email address is stored and looked up.
 
     Raises:
         ValueError: It is not an email address.
@@ -49,7 +49,7 @@ def check_new_password(password: str) -> str:
     """Return the password, normalized.
 
     Raises:
-        ValueError: It is too short, or among the 10,000 first that an attacker tries.
+        ValueError: It is too short, or among the first 10,000 guesses of an attacker.
     """
     password = unicodedata.normalize("NFKC", password)
     if len(password) < MIN_PASSWORD_LENGTH:
@@ -122,7 +122,7 @@ def create_refresh_token() -> str:
 
 
 def refresh_token_family(token: str) -> str:
-    """Return what all refresh tokens of one login have in common, hashed."""
+    """Return the identifier that all refresh tokens of one login share, hashed."""
     return keyed_hash("family", token.partition(".")[0])
 
 
@@ -135,5 +135,5 @@ def next_refresh_token(token: str) -> str:
 
 
 def hash_refresh_token(token: str) -> str:
-    """Return what is stored of a refresh token."""
+    """Return the hash under which a refresh token is stored."""
     return keyed_hash("refresh", token)

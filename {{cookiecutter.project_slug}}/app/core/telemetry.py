@@ -1,6 +1,6 @@
 """Traces with OpenTelemetry and error reports with Sentry.
 
-Both are off unless they are configured, and their packages are not imported before.
+Both are off unless they are configured; otherwise their packages are not imported.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from app.core.logging import redact
 
 
 def configure_telemetry() -> None:
-    """Send traces and error reports from now on, if they are configured."""
+    """Start sending traces and error reports, if they are configured."""
     if settings.monitoring.OTEL_EXPORTER_OTLP_ENDPOINT:
         from app.core.tracing import configure_tracing
 
@@ -30,7 +30,7 @@ def configure_telemetry() -> None:
 
 
 def flush_telemetry() -> None:
-    """Send what has not been sent, for a process that ends without the usual clean-up."""
+    """Send pending traces, in a process that ends without running exit handlers."""
     if settings.monitoring.OTEL_EXPORTER_OTLP_ENDPOINT:
         from app.core.tracing import provider
 

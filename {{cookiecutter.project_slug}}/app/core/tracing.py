@@ -34,7 +34,7 @@ class QueryStringRemover(SpanProcessor):
 
 
 def configure_tracing() -> None:
-    """Trace requests, tasks and SQL statements from now on."""
+    """Start tracing requests, tasks and SQL statements."""
     endpoint = settings.monitoring.OTEL_EXPORTER_OTLP_ENDPOINT.rstrip("/")
     provider.add_span_processor(QueryStringRemover())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint}/v1/traces")))

@@ -25,7 +25,7 @@ from app.jobs import (
 )
 from app.jobs._service import database_time
 
-# Exit codes: 0 done, 1 another error, 2 wrong usage, and these.
+# Exit codes, beside 0 (success), 1 (unexpected error) and 2 (wrong usage).
 NOT_FOUND = 3
 WRONG_STATE = 4
 DATABASE_UNAVAILABLE = 5
@@ -43,7 +43,7 @@ TaskName = Annotated[str | None, typer.Option("--task", help="Only jobs of this 
 
 
 def parse_age(text: str) -> timedelta:
-    """Return the length of time that a text such as ``90m`` or ``2d`` stands for."""
+    """Parse a duration such as ``90m`` or ``2d``."""
     match = re.fullmatch(r"(\d{1,5})([smhd])", text)
     if match is None:
         raise typer.BadParameter(f"{text!r} is not an age such as 30s, 90m, 12h or 2d")

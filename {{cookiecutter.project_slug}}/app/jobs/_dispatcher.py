@@ -1,4 +1,4 @@
-"""Publishes what is due and what was lost on the way. Runs in beat, every few seconds."""
+"""Publishes due jobs, and recovers lost messages and attempts. Runs in beat every few seconds."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,9 +18,9 @@ from app.models.job import RUNNING, WAITING, Job
 log = structlog.get_logger(__name__)
 
 BATCH = 200
-# A message is expected to be in its queue, or claimed, so long after it was published.
+# The time after publishing within which a message is in its queue or its attempt is claimed.
 IN_FLIGHT = timedelta(seconds=10)
-# The outcome of an attempt is expected so long after its hard time limit.
+# The time after its hard time limit within which an attempt has recorded its outcome.
 LIMIT_GRACE = timedelta(seconds=30)
 
 
@@ -53,9 +53,9 @@ def dispatch(app: Celery) -> int:
 
 
 def _lost(app: Celery) -> ColumnElement[bool]:
-    """Return the condition of waiting jobs whose message was lost.
+    """Return the condition for waiting jobs whose message was lost.
 
-    That is what was published a while ago, if no message waits in its queue, or if messages that
+    A message was lost if it was published some time ago and its queue is empty, or messages that
     were published later have left the queue.
     """
     messages = count_messages(app)
@@ -78,7 +78,7 @@ def _unpublished(session: Session, is_lost: ColumnElement[bool]) -> list[Job]:
 
 
 def _newest_begun(session: Session, tasks: list[str]) -> datetime | None:
-    """Return a time: messages that were published before it have left their queue.
+    """Return the time before which all published messages have left their queue.
 
     Queues are first in, first out, and a running job was published when it was due, or later. The
     time of its last message does not count: it may be the one before that has begun. Nor do

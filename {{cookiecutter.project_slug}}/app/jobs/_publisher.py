@@ -19,9 +19,9 @@ from app.models.job import Job
 log = structlog.get_logger(__name__)
 
 THREADS = 8
-# Messages that wait for a thread. Beyond this they are left to the dispatcher.
+# Messages that may wait for a thread. The dispatcher publishes those beyond this number.
 MAX_BACKLOG = 2_000
-# Seconds after a failure in which nothing is published: failing each time would slow requests down.
+# Seconds without publishing after a failure, since failing each time would slow requests down.
 PAUSE = 1.0
 # The message header with the series of attempts that it belongs to.
 SERIES = "job_series"
@@ -58,7 +58,7 @@ def stamp_of(job: Job) -> str:
 
 
 def publish_soon(message: Signature[Any]) -> None:
-    """Send a message, unless Redis failed a moment ago: the dispatcher sends it then."""
+    """Send a message. After a recent failure of Redis, leave it to the dispatcher instead."""
     if time.monotonic() >= _paused_until and find_task(message["task"]):
         message.apply_async()
 
@@ -102,7 +102,7 @@ def submit(send: Callable[[], None]) -> None:
 
 
 def close_publisher() -> None:
-    """End the threads. What they have not sent is left to the dispatcher."""
+    """Stop the threads. The dispatcher publishes what they have not sent."""
     if _executor.cache_info().currsize:
         executor, _ = _executor()
         _executor.cache_clear()

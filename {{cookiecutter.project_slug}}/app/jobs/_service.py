@@ -20,9 +20,9 @@ from app.core.database import DATABASE_NOW
 from app.jobs._publisher import message_of, publish_soon, stamp_of, submit, terminate
 from app.models.job import FINISHED, RUNNING, WAITING, Job, JobStatus
 
-# The key in ``Session.info`` of what is to be sent when the transaction has been committed.
+# The key in ``Session.info`` of the messages to send after the commit.
 AFTER_COMMIT = "app.jobs.after_commit"
-# As FastAPI writes it.
+# Serializes as FastAPI does.
 JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
 
@@ -234,7 +234,7 @@ def _is_text(job_id: str) -> bool:
 
 
 def _lock(session: Session, job_id: str, owner_id: int | None) -> Job:
-    # A write locks the row on every database; the status read after it cannot change any more.
+    # Writing locks the row on every database, so the status that is read next cannot change.
     if _is_text(job_id):
         session.execute(update(Job).where(Job.id == job_id).values(attempts=Job.attempts))
     job = get_job(session, job_id, owner_id=owner_id)
@@ -251,7 +251,7 @@ def _after_commit(session: Session, send: Callable[[], None]) -> None:
 
 @event.listens_for(Session, "after_commit")
 def _send(session: Session) -> None:
-    if not session.in_nested_transaction():  # The end of a savepoint commits nothing.
+    if not session.in_nested_transaction():  # Releasing a savepoint commits nothing.
         for send in session.info.pop(AFTER_COMMIT, ()):
             submit(send)
 

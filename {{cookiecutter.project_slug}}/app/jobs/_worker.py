@@ -22,8 +22,8 @@ from app.models.job import RUNNING, WAITING, Job, JobStatus, ScheduleState
 
 log = structlog.get_logger(__name__)
 
-# Seconds for which the outcome of an attempt is kept while the database is unavailable. After
-# that the attempt counts as lost, and the job runs again.
+# Seconds for which recording an outcome is retried while the database is unavailable. After
+# that, the attempt counts as lost and the job runs again.
 OUTCOME_TIMEOUT = 120
 
 # The name of this worker.
@@ -33,7 +33,7 @@ _worker_name = ""
 class JobTask(Task[..., Any]):
     """The base class of all tasks. A task that was queued with ``.delay()`` runs as in Celery."""
 
-    # Return values stay out of the logs and the events.
+    # Keep return values out of logs and events.
     resultrepr_maxsize = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -84,7 +84,7 @@ class JobTask(Task[..., Any]):
         meta: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Report progress. Of a job it is stored in the row, whatever the name of the state."""
+        """Report progress. A job stores it in its row, whatever the name of the state."""
         attempt = self.request.get("attempt")
         if attempt is None:
             super().update_state(task_id, state, meta, **kwargs)
@@ -104,7 +104,7 @@ class Attempt:
         self.schedule = schedule
 
     def claim(self, worker: str) -> bool:
-        """Return whether this attempt may run: nobody else has begun it, and it was not cancelled.
+        """Claim the attempt. Return false if it was claimed before, or the job was cancelled.
 
         The attempt before may still be running: it queues its retry before it records that.
         """
@@ -136,7 +136,7 @@ class Attempt:
 
     def _recover_lost(self, session: Session, worker: str) -> None:
         # Celery hands a message to another process if the first one ended before the worker knew
-        # that it had begun. Nobody else would notice that this attempt was lost.
+        # that it had begun. Nothing else would detect that this attempt was lost.
         job = session.get(Job, self.job_id, with_for_update=True)
         if (
             job is not None
@@ -214,7 +214,7 @@ def describe(error: BaseException) -> str:
     name = type(error).__name__
     try:
         text = str(error).encode(errors="backslashreplace").decode()
-    except Exception:  # Its own method fails. The name is all there is.
+    except Exception:  # Its ``__str__`` fails.
         return name
     return f"{name}: {text}" if text else name
 
@@ -285,12 +285,12 @@ def _hand_back(sender: str, how: str, **_: object) -> None:
 
 @signals.task_failure.connect
 def _record_lost_process(task_id: str, exception: BaseException, **_: object) -> None:
-    """Record what only the worker's main process can see: a lost process or the hard limit."""
+    """Record a lost pool process or the hard time limit, which only the main process can see."""
     if not isinstance(exception, WorkerLostError | TimeLimitExceeded):
         return
     with session_scope() as session:
         job = session.get(Job, task_id, with_for_update=True)
-        # A worker that was frozen must not end an attempt that runs elsewhere meanwhile.
+        # A worker that was suspended must not end an attempt that meanwhile runs elsewhere.
         if job is None or job.status not in RUNNING or job.worker != _worker_name:
             return
         if isinstance(exception, WorkerLostError):

@@ -1,4 +1,4 @@
-"""Metrics of jobs, queues, workers and the schedule, read when they are asked for."""
+"""Metrics of jobs, queues, workers and the schedule, read at each scrape."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -17,9 +17,9 @@ from app.jobs._dispatcher import count_messages
 from app.jobs._service import database_time
 from app.models.job import BEAT, RUNNING, WAITING, Job, JobStatus, ScheduleState
 
-# Finished jobs are counted as far back as this. Counting all of them would take longer and longer.
+# Only jobs that finished recently are counted: counting all of them would become slower and slower.
 RECENT = timedelta(minutes=10)
-# Workers have so many seconds to answer.
+# Seconds that workers have to answer.
 INSPECT_TIMEOUT = 0.7
 
 

@@ -1,4 +1,4 @@
-"""The scheduler of beat: queues jobs that are due by the schedule, and dispatches jobs."""
+"""The scheduler that beat uses: queues the schedule's due entries as jobs, and dispatches jobs."""
 
 import inspect
 from datetime import UTC, datetime

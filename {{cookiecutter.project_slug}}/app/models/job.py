@@ -59,7 +59,7 @@ class Job(Base):
     series: Mapped[int] = mapped_column(default=0)
     # Attempts that ended because the process or the worker was lost.
     lost: Mapped[int] = mapped_column(default=0)
-    # Where the last attempt ran: the worker, and the id of the process.
+    # The worker and the process id of the last attempt.
     worker: Mapped[str | None] = mapped_column(String(255))
     pid: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(Timestamp, default=DATABASE_NOW)
@@ -69,12 +69,12 @@ class Job(Base):
     finished_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
 
-# The name of the row that beat updates each time that it has looked at the schedule.
+# The name of the row that beat updates after each pass over the schedule.
 BEAT = "beat"
 
 
 class ScheduleState(Base):
-    """When an entry of the schedule ran last. It outlives the jobs, which are deleted in time."""
+    """The last run of a schedule entry. It outlives the jobs, which are deleted after a while."""
 
     __tablename__ = "schedule_states"
 

@@ -1,4 +1,4 @@
-"""The nightly backup, and the proof that it restores. The work is in ``app/backup/``."""
+"""The nightly backup and its verification. The implementation is in ``app/backup/``."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ OPTIONS: dict[str, Any] = {
     "soft_time_limit": SOFT_TIME_LIMIT,
     "time_limit": SOFT_TIME_LIMIT + 60,
     "autoretry_for": (BackupError,),
-    # Nobody helps these by trying again.
+    # A retry cannot help with these.
     "dont_autoretry_for": (InvalidBackupError, RefusedError, ToolError),
     "max_retries": 3,
     "retry_backoff": settings.backup.BACKUP_RETRY_SECONDS,
@@ -29,7 +29,8 @@ OPTIONS: dict[str, Any] = {
 def backup_database_task(self: Task[..., Any], retention_days: int = 30) -> dict[str, Any]:
     """Back the database up, then delete backups older than ``retention_days``.
 
-    Delivered twice, it makes one backup. After its retries it fails with the program's own words.
+    A message that is delivered twice makes one backup. After its retries, the task fails with the
+    dump program's error message.
     """
     return create_backup(
         backup_config(),

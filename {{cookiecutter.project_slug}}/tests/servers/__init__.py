@@ -1,4 +1,4 @@
-"""Servers for the tests: started on free ports, stopped at the end, nothing is left behind.
+"""Servers for the tests. They use free ports and temporary folders, and are stopped at the end.
 
 The pytest plugins that start such servers are not used: they start them after the settings are
 read, not all of them as root, and fail where nothing is installed.

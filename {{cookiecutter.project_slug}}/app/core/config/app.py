@@ -1,4 +1,4 @@
-"""Settings of the API: environment, tokens, limits and what faces the internet."""
+"""Settings of the API: environment, tokens, limits, proxies, hosts and CORS."""
 
 from typing import Annotated, Literal
 

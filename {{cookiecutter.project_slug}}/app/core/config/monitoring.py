@@ -6,9 +6,9 @@ from app.core.config.base import SettingsGroup
 
 
 class MonitoringSettings(SettingsGroup):
-    """Monitoring settings. What is empty is off."""
+    """Monitoring settings. An empty value turns the feature off."""
 
-    # The Bearer token that GET /metrics asks for. Without one, it answers only this machine.
+    # The Bearer token that GET /metrics requires. Without one, only loopback clients get an answer.
     METRICS_TOKEN: str = Field(default="", repr=False)
     # The address of an OpenTelemetry collector, such as http://localhost:4318, without a path.
     OTEL_EXPORTER_OTLP_ENDPOINT: str = Field(default="", pattern=r"^(https?://\S+)?$")
