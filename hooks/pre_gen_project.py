@@ -70,8 +70,10 @@ DEPENDENCIES = [
 SYSTEM_DATABASES = [
     "information-schema",
     "mysql",
+    "none",
     "performance-schema",
     "postgres",
+    "public",
     "root",
     "sys",
     "template0",
@@ -79,19 +81,26 @@ SYSTEM_DATABASES = [
 ]
 
 
-def validate_slug(slug):
+# The longest name of a user: https://dev.mysql.com/doc/refman/8.4/en/user-names.html and
+# https://www.postgresql.org/docs/current/limits.html
+LONGEST_SLUG = {"mysql": 32, "postgresql": 63, "sqlite": 63}
+
+
+def validate_slug(slug, database):
     """Return what is wrong with a slug, or None."""
     if not isinstance(slug, str) or not re.fullmatch(r"[a-z][a-z0-9_-]*(?<![_-])", slug):
         rule = (
             "must start with a lowercase letter, contain only lowercase letters, digits, - and _, "
             "and end with a letter or digit"
         )
-    elif keyword.iskeyword(slug) or slug == "app":
-        rule = "must not be a Python keyword or app"
+    elif len(slug) > LONGEST_SLUG[database]:
+        rule = f"must have at most {LONGEST_SLUG[database]} characters with {database}"
+    elif keyword.iskeyword(slug) or slug in ("app", "true", "false", "null"):
+        rule = "must not be a keyword of Python or YAML, or app"
     elif re.sub(r"[_-]+", "-", slug) in DEPENDENCIES:
         rule = "must not be the name of a package that the project uses"
     elif re.sub(r"[_-]+", "-", slug) in SYSTEM_DATABASES or re.match("pg[_-]", slug):
-        rule = "must not be the name of a system database, or begin like PostgreSQL's own roles"
+        rule = "must not be a name that database servers reserve, or begin like PostgreSQL's own roles"
     else:
         return None
     return f"project_slug {rule}, not {slug!r}"
@@ -101,8 +110,8 @@ def validate_answers(answers):
     """Return one line that names the first invalid answer and what is allowed, or None."""
     for name in TEXTS:
         value = answers[name]
-        if not isinstance(value, str) or re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", value):
-            return f"{name} must be text without control characters, not {value!r}"
+        if not isinstance(value, str) or re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", value):
+            return f"{name} must be text without control characters or lone surrogates, not {value!r}"
     for name, allowed in CHOICES.items():
         if answers[name] not in allowed:
             return f"{name} must be one of {', '.join(allowed)}, not {answers[name]!r}"
@@ -112,7 +121,7 @@ def validate_answers(answers):
                 f"{name} must be true or false, not {answers[name]!r} "
                 "(Cookiecutter before 2.7 passes text: upgrade it)"
             )
-    return validate_slug(answers["project_slug"])
+    return validate_slug(answers["project_slug"], answers["database"])
 
 
 def command_with_answers(answers):

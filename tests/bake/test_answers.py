@@ -83,7 +83,8 @@ def assert_refused(result: Completed, name: str) -> None:
 @pytest.mark.parametrize(
     "slug",
     ["", "../escape", "/tmp/escape", "a b", "Upper", "1st", "-x", "x-", "class", "app", "a\nb", "é"]
-    + ["celery", "pydantic_settings", "postgres", "mysql", "pg-one", 7, None],
+    + ["celery", "pydantic_settings", "postgres", "mysql", "pg-one", "public", "none", "null"]
+    + ["x" * 64, 7, None],
 )
 def test_refuses_a_slug(cookiecutter: Cookiecutter, output: Path, slug: object) -> None:
     before = files_of(output.parent)
@@ -96,6 +97,16 @@ def test_refuses_a_slug(cookiecutter: Cookiecutter, output: Path, slug: object) 
     }
 
 
+def test_refuses_a_slug_that_is_too_long_for_the_database(
+    cookiecutter: Cookiecutter, output: Path
+) -> None:
+    slug = "customer-relationship-service-backend"
+    answers = ["--no-input", f"project_slug={slug}"]
+    assert_refused(cookiecutter(*answers, "database=mysql"), "project_slug")
+    assert cookiecutter(*answers, "database=postgresql").returncode == 0
+    assert set(files_of(output)) >= {"mine.txt", slug}
+
+
 def test_refuses_a_slug_given_as_an_argument(cookiecutter: Cookiecutter, output: Path) -> None:
     assert_refused(cookiecutter("--no-input", "project_slug=../escape"), "project_slug")
     assert set(files_of(output)) == {"mine.txt"}
@@ -106,6 +117,7 @@ def test_refuses_a_slug_given_as_an_argument(cookiecutter: Cookiecutter, output:
     [
         ("project_name", ["x"]),
         ("description", "bell\x07"),
+        ("author_name", "\ud800"),
         ("python_version", "3.11"),
         ("python_version", 3.13),
         ("database", "ftp"),

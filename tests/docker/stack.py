@@ -74,6 +74,11 @@ class ComposeStack:
         """The variables of ``.env``."""
         return {name: str(value) for name, value in dotenv_values(self.folder / ".env").items()}
 
+    def set(self, **variables: str) -> None:
+        """Add variables to ``.env``."""
+        with (self.folder / ".env").open("a") as file:
+            file.writelines(f"{name}={value}\n" for name, value in variables.items())
+
     @property
     def secrets(self) -> dict[str, str]:
         """The variables that generation gave a random value."""

@@ -61,6 +61,10 @@ def stack(
     answers, environment = STACKS[request.param]
     project = bake(project_name=f"Stack {request.param}", **answers)
     stack = ComposeStack(project, tmp_path_factory.mktemp("stack"), **environment)
+    # Health checks and Prometheus use other names.
+    stack.set(TRUSTED_HOSTS="api.example.com")
+    # As umask 027 leaves them.
+    stack.run("chmod", "-R", "o-rwx", "app", "migrations", "pyproject.toml")
     try:
         stack.up("--build")
         yield stack
@@ -326,8 +330,7 @@ def test_caddy_serves_the_api_over_https(stack: ComposeStack) -> None:
 
 @on("sqlite")
 def test_prometheus_reads_metrics_and_rules(stack: ComposeStack) -> None:
-    with (stack.folder / ".env").open("a") as env:
-        env.write(f"METRICS_TOKEN={token_hex(32)}\n")
+    stack.set(METRICS_TOKEN=token_hex(32))
     stack.compose("--profile=monitoring", "up", "-d", "--wait", "--wait-timeout=180")
     address = f"http://{stack.address('prometheus', 9090)}/api/v1"
 

@@ -187,18 +187,7 @@ class Owner:
 
     def update(self) -> None:
         """Run the page's commands, and resolve conflicts in favour of both sides."""
-        [script] = re.findall(r"```bash\n(SOURCE=.*?)```", PAGE, re.DOTALL)
-        _, _, commands = script.partition("\n")
-        result = subprocess.run(
-            ["bash", "-euc", commands],
-            cwd=self.project,
-            env=self.forge.environment | {"SOURCE": self.forge.source, "VERSION": self.forge.new},
-            input="\n" * 10,  # the questions that are new, and whether to clone again
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        result = self.run_update(self.forge.new)
         conflicts = git(self.project, "diff", "--name-only", "--diff-filter=U").split()
         assert result.returncode == 0 or conflicts, result.stdout + result.stderr
         for name in conflicts:
@@ -207,6 +196,21 @@ class Owner:
         if conflicts:
             self.commit("Merge the new version of Forge")
         run("uv", "sync", "--quiet", cwd=self.project)
+
+    def run_update(self, version: str) -> subprocess.CompletedProcess[str]:
+        """Run the page's commands for an update to a version."""
+        [script] = re.findall(r"```bash\n(\(\n  set -eu.*?)```", PAGE, re.DOTALL)
+        names = f"SOURCE='{self.forge.source}' VERSION={version}"
+        return subprocess.run(
+            ["bash", "-c", re.sub("SOURCE=.* VERSION=.*", names, script)],
+            cwd=self.project,
+            env=self.forge.environment,
+            input="\n" * 10,  # the questions that are new
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
 
     def switch(self, **answers: bool) -> None:
         """Change answers as the page says."""
@@ -299,6 +303,27 @@ def test_update_and_change_of_answers(owner: Owner, tmp_path: Path) -> None:
     assert git(project, "status", "--porcelain") == ""
 
 
+def test_failed_update_changes_nothing(owner: Owner) -> None:
+    """Neither a version that does not exist nor a project within a larger repository loses files."""
+    project = owner.project
+    before = git(project, "rev-parse", "HEAD")
+    assert owner.run_update("v9.9.9").returncode != 0
+    assert git(project, "rev-parse", "HEAD") == before
+    assert git(project, "status", "--porcelain") == ""
+
+    repository = project.with_name("repository")
+    shutil.copytree(project, repository / "backend", ignore=shutil.ignore_patterns(".git"))
+    (repository / "LICENSE").write_text("Ours.\n")
+    git(repository, "init", "-q", "-b", "main")
+    inner = Owner(repository / "backend", owner.forge)
+    inner.commit("Everything")
+    result = inner.run_update(owner.forge.new)
+    assert result.returncode != 0
+    assert ".forge.json" in result.stderr
+    assert git(repository, "status", "--porcelain") == ""
+    assert (repository / "LICENSE").exists()
+
+
 def merge_heads(owner: Owner, stack: Stack) -> None:
     """Join Forge's new migrations, if there are any, and the owner's, which follow the same one."""
     if len(stack.run("alembic", "heads").splitlines()) == 1:
@@ -345,3 +370,12 @@ def test_update_with_cruft(forge: Forge, tmp_path: Path) -> None:
         assert len(value or "") < 30 or str(value) not in output
     commit = json.loads((project / ".cruft.json").read_text())["commit"]
     assert commit == git(Path(forge.source.removeprefix("file://")), "rev-parse", forge.new)
+    owner.commit("The new version")
+
+    # An answer is changed.
+    change = re.search(r"cruft update --variables-to-update '(.*)'", PAGE)
+    assert change
+    cruft("update", "--variables-to-update", change[1], "--skip-apply-ask", folder=project)
+    assert not list(project.rglob("*.rej"))
+    assert list(project.glob("app/jobs/*.py"))
+    assert json.loads((project / ".forge.json").read_text())["cookiecutter"]["use_redis"] is True

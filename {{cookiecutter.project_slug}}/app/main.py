@@ -69,8 +69,8 @@ def add_middleware(app: FastAPI) -> None:
     app.add_middleware(CorrelationIdMiddleware)
     app.add_middleware(SecurityHeadersMiddleware)
     if settings.app.TRUSTED_HOSTS:
-        # Health checks on the same machine use these.
-        hosts = [*settings.app.TRUSTED_HOSTS, "localhost", "127.0.0.1"]
+        # Health checks on the same machine use these{{ ", Prometheus the last" if cookiecutter.use_docker }}.
+        hosts = [*settings.app.TRUSTED_HOSTS, "localhost", "127.0.0.1"{{ ', "app"' if cookiecutter.use_docker }}]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     if settings.app.TRUSTED_PROXIES:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*settings.app.TRUSTED_PROXIES])

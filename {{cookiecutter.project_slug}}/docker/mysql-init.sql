@@ -1,3 +1,5 @@
+{% set name = cookiecutter.project_slug | replace("-", "_") %}
 -- Runs once, when the volume of the database is empty. A backup is restored into a database beside
--- the live one, so the user gets the rights on databases with the same beginning of the name too.
-GRANT ALL ON `{{ cookiecutter.project_slug | replace("-", "_") | replace("_", "\\_") }}\_%`.* TO '{{ cookiecutter.project_slug | replace("-", "_") }}'@'%';
+-- the live one, which is then kept as another one.
+GRANT ALL ON `{{ name | replace("_", "\\_") }}\_restore\_%`.* TO '{{ name }}'@'%';
+GRANT ALL ON `{{ name | replace("_", "\\_") }}\_old\_%`.* TO '{{ name }}'@'%';

@@ -75,6 +75,8 @@ def test_environment_variable_overrides_default(monkeypatch: pytest.MonkeyPatch)
         ("port=8001\n", "line 1: port is not a setting"),
         ("PORT=8001\n\nPORT 8002\n", "line 3: must be NAME=value"),
         ('SECRET_KEY="abc\n', "line 1: must be NAME=value"),
+        ("SECRET_KEY='a$b'\nLOG_LEVEL=${A}\n", None),
+        ("SECRET_KEY=a$b\n", "line 1: a value with \\$ needs single quotes"),
         ('\ufeffSECRET_KEY="a\\"b"\r\n', None),
     ],
 )

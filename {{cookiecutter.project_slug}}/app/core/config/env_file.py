@@ -7,7 +7,8 @@ from pathlib import Path
 # A blank line, a comment, or NAME=value, where the quotes of a value are closed.
 LINE = re.compile(
     r"""\s*(\#.*)?
-    | (export\s+)? (?P<name>[A-Za-z_]\w*) \s*=\s* ('[^']*' | "(?:\\.|[^"\\])*" | [^'"\s].*)? (\s+\#.*)? \s*""",
+    | (export\s+)? (?P<name>[A-Za-z_]\w*) \s*=\s*
+      (?P<value> '[^']*' | "(?:\\.|[^"\\])*" | [^'"\s].*)? (\s+\#.*)? \s*""",
     re.VERBOSE,
 )
 
@@ -34,4 +35,7 @@ def check_env_file(path: Path, settings: set[str]) -> list[str]:
             close = get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "add it to .env.example to keep it"
             mistakes.append(f"{path.name}, line {number}: {name} is not a setting, {hint}")
+        elif re.match(r"(?!')[^#]*\$(?!\{)", match["value"] or ""):
+            # Shells and Docker Compose replace $NAME, this application only ${NAME}.
+            mistakes.append(f"{path.name}, line {number}: a value with $ needs single quotes")
     return mistakes
