@@ -2,13 +2,17 @@
 
 import json
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import make_url
 
-from app.backup import BackupError, backup_status
+from app.backup import BackupError, backup_status, metrics
 from app.backup.settings import backup_config
+from app.core.database import DATABASE_NOW, session_scope
+from app.models.job import ScheduleState
 from app.tasks import backup_database_task as module
 from app.tasks.backup_database_task import backup_database_task, verify_backup_task
 {% if cookiecutter.database != "sqlite" %}
@@ -25,6 +29,21 @@ def test_backup_is_made_and_verified(database: None) -> None:
     assert verify_backup_task()["path"] == made["path"]
     status = backup_status(backup_config())
     assert 0 <= status["last_verified_age"] <= status["last_backup_age"] < 300
+
+
+def test_new_project_is_not_overdue(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = replace(backup_config(), directory=tmp_path)
+    monkeypatch.setattr(metrics, "backup_config", lambda: empty)
+
+    def ages() -> list[float]:
+        return [metric.samples[0].value for metric in metrics.read_backups()]
+
+    assert ages() == [inf, inf]  # Beat has never run.
+    with session_scope() as session:
+        session.add(ScheduleState(name="backup-database-daily", last_run_at=DATABASE_NOW))
+    assert max(ages()) < 60
 
 
 def test_delivered_twice_it_makes_one_backup(database: None, redis: None) -> None:

@@ -156,6 +156,17 @@ def read_schedule() -> list[Metric]:
     ]
 
 
+def schedule_age(name: str) -> float:
+    """Return the seconds since an entry was added to the schedule; infinity if it was not yet.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: The database does not answer.
+    """
+    with Session(get_monitoring_engine()) as session:
+        state = session.get(ScheduleState, name)
+        return (database_time(session) - state.created_at).total_seconds() if state else inf
+
+
 def compare_with_schedule(schedule: Any, succeeded_at: datetime) -> tuple[float, float]:
     """Return the time to the run after the next one, and for how long the next one is overdue.
 
