@@ -19,6 +19,8 @@ CHOICES = {
     "database": ["sqlite", "postgresql", "mysql"],
 }
 BOOLEANS = ["use_celery", "use_redis", "use_backup", "use_docker"]
+# Control characters, and halves of a surrogate pair, which no encoding can hold.
+NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 TEXTS = ["project_name", "description", "author_name"]
 
 # Distributions that a project may depend on directly: a project of the same name would depend on
@@ -100,7 +102,7 @@ def validate_slug(slug, database):
     elif re.sub(r"[_-]+", "-", slug) in DEPENDENCIES:
         rule = "must not be the name of a package that the project uses"
     elif re.sub(r"[_-]+", "-", slug) in SYSTEM_DATABASES or re.match("pg[_-]", slug):
-        rule = "must not be a name that database servers reserve, or begin like PostgreSQL's own roles"
+        rule = "must not be a name that a server reserves, or begin like PostgreSQL's own roles"
     else:
         return None
     return f"project_slug {rule}, not {slug!r}"
@@ -110,8 +112,8 @@ def validate_answers(answers):
     """Return one line that names the first invalid answer and what is allowed, or None."""
     for name in TEXTS:
         value = answers[name]
-        if not isinstance(value, str) or re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", value):
-            return f"{name} must be text without control characters or lone surrogates, not {value!r}"
+        if not isinstance(value, str) or NOT_TEXT.search(value):
+            return f"{name} must be text without control characters, not {value!r}"
     for name, allowed in CHOICES.items():
         if answers[name] not in allowed:
             return f"{name} must be one of {', '.join(allowed)}, not {answers[name]!r}"

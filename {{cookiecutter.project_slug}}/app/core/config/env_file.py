@@ -36,6 +36,6 @@ def check_env_file(path: Path, settings: set[str]) -> list[str]:
             hint = f"did you mean {close[0]}?" if close else "add it to .env.example to keep it"
             mistakes.append(f"{path.name}, line {number}: {name} is not a setting, {hint}")
         elif re.match(r"(?!')[^#]*\$(?!\{)", match["value"] or ""):
-            # Shells and Docker Compose replace $NAME, this application only ${NAME}.
+            # Other programs that read the file replace $NAME, this application only ${NAME}.
             mistakes.append(f"{path.name}, line {number}: a value with $ needs single quotes")
     return mistakes
