@@ -338,10 +338,25 @@ def rows(conn: Connection, query: str, *values: object) -> list[dict[str, Any]]:
 
 
 def run(conn: Connection, statements: Iterable[str]) -> None:
-    """Send statements in one packet: the server has them all before it starts."""
+    """Send statements in one packet: the server has them all before it starts.
+
+    In MySQL each routine, trigger or event ends a packet, because MySQL takes what separates it
+    from the next statement into its text.
+    """
+    oracle = "MariaDB" not in conn.get_server_info()
+    packet = ["DO 0"]
+    for statement in statements:
+        packet.append(statement)
+        if oracle and statement.startswith("CREATE DEFINER"):
+            _send(conn, packet)
+            packet = ["DO 0"]
+    _send(conn, packet)
+
+
+def _send(conn: Connection, packet: list[str]) -> None:
     # A body may end in a comment, so the separator stands on a line of its own.
     with conn.cursor() as cursor:
-        cursor.execute("\n;\n".join(["DO 0", *statements]))
+        cursor.execute("\n;\n".join(packet))
         while cursor.nextset():
             pass
 
