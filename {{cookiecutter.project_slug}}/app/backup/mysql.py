@@ -39,9 +39,9 @@ TRIGGER = re.compile(
     rf"(?:INSERT|UPDATE|DELETE)\s+ON\s+)(?:{NAME}\s*\.\s*)?({NAME}\s+FOR\s+EACH\s+ROW)",
     re.IGNORECASE,
 )
-# MySQL keeps the semicolon after a trigger or event that was created by several statements at once,
-# and cannot take it back inside the comment in which its own dump writes the definition.
-SEMICOLON = re.compile(r";(\s*\*/ ?;;\n(?:DELIMITER ;|/\*!50003 SET time_zone ))")
+# The end of a trigger, routine or event in a dump. The definition may itself end in a comment, or in
+# MySQL (when several statements were sent at once) in a semicolon: neither can be restored.
+ENDING = re.compile(r";?( (?:\*/ ?)?;;\n(?:DELIMITER ;|/\*!50003 SET time_zone += @saved))")
 # Statements by which a file could leave the database into which it is restored.
 ELSEWHERE = re.compile(
     rb"^(?:USE|(?:CREATE|DROP|ALTER) (?:DATABASE|SCHEMA))\s", re.MULTILINE | re.I
@@ -444,7 +444,7 @@ def _programs(command: Command) -> bytes:
         line = next(line for line in text.splitlines() if b"insufficient privileges" in line)
         raise DatabaseError(f"mysqldump: {line.decode(errors='replace')}")
     # Any bytes survive as Latin-1.
-    return SEMICOLON.sub(r"\1", _unqualified(text.decode("latin-1"))).encode("latin-1")
+    return ENDING.sub(r"\n\1", _unqualified(text.decode("latin-1"))).encode("latin-1")
 
 
 def _name(match: re.Match[bytes]) -> str:
