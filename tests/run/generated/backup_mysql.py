@@ -232,6 +232,15 @@ def test_hidden_programs_are_refused(filled: BackupConfig, new_url: Callable[[],
         sql(filled.url, "DROP USER limited@'%'")
 
 
+def test_a_library_is_refused(filled: BackupConfig) -> None:
+    try:
+        sql(filled.url, "CREATE LIBRARY lib LANGUAGE JAVASCRIPT AS $$ export const n = 1 $$")
+    except pymysql.Error:
+        pytest.skip("only MySQL 9.2 and newer have libraries")
+    with pytest.raises(backup.DatabaseError, match="library lib"):
+        create_backup(filled)
+
+
 def test_a_large_value_comes_back_or_is_refused(filled: BackupConfig) -> None:
     packet = sql(filled.url, "SELECT @@max_allowed_packet")[0][0]
     sql(filled.url, "CREATE TABLE big (b LONGBLOB, c LONGBLOB)")

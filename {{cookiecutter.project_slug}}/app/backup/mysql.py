@@ -123,6 +123,7 @@ def dump(url: str, target: Writer) -> Dumped:
         tool, version = _tool(server, ("mysqldump", "mariadb-dump"))
         _refuse_what_is_hidden(conn, live)
         _refuse_generated_columns(conn, live, server, version)
+        _refuse_libraries(conn, live)
         history = _history(conn, live, version)
         found = rows(
             conn,
@@ -574,6 +575,20 @@ def _refuse_generated_columns(conn: Connection, database: str, server: str, vers
         raise ToolError(
             f"the table {row['name']} has a generated column, which MariaDB's dump program gets"
             " wrong on a MySQL server: install MySQL's own mysqldump (package mysql-client)"
+        )
+
+
+def _refuse_libraries(conn: Connection, database: str) -> None:
+    """Functions name MySQL's JavaScript libraries with their database: no other one can have them."""
+    if not rows(conn, "SHOW TABLES FROM information_schema LIKE 'LIBRARIES'"):
+        return  # MariaDB, and MySQL before 9.2
+    query = (
+        "SELECT LIBRARY_NAME AS name FROM information_schema.LIBRARIES WHERE LIBRARY_SCHEMA = %s"
+    )
+    for row in rows(conn, query, database):
+        raise DatabaseError(
+            f"the library {row['name']} cannot be restored beside the live database: remove it, or"
+            " use mysqldump"
         )
 
 
