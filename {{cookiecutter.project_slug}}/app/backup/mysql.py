@@ -41,7 +41,7 @@ TRIGGER = re.compile(
 )
 # The end of a trigger, routine or event in a dump. The definition may itself end in a comment, or in
 # MySQL (when several statements were sent at once) in a semicolon: neither can be restored.
-ENDING = re.compile(r";?( (?:\*/ ?)?;;\n(?:DELIMITER ;|/\*!50003 SET time_zone += @saved))")
+ENDING = re.compile(r";?([ \n]{1,2}(?:\*/ ?)?;;\n(?:DELIMITER ;|/\*!50003 SET time_zone += @saved))")
 # Statements by which a file could leave the database into which it is restored.
 ELSEWHERE = re.compile(
     rb"^(?:USE|(?:CREATE|DROP|ALTER) (?:DATABASE|SCHEMA))\s", re.MULTILINE | re.I
@@ -122,7 +122,7 @@ def dump(url: str, target: Writer) -> Dumped:
         server = _server_version(conn)
         tool, version = _tool(server, ("mysqldump", "mariadb-dump"))
         _refuse_what_is_hidden(conn, live)
-        _refuse_generated_columns(conn, live, server, version)
+        _refuse_columns(conn, live, server, version)
         _refuse_libraries(conn, live)
         history = _history(conn, live, version)
         found = rows(
@@ -563,18 +563,19 @@ def _refuse_what_is_hidden(conn: Connection, database: str) -> None:
             )
 
 
-def _refuse_generated_columns(conn: Connection, database: str, server: str, version: str) -> None:
-    """mariadb-dump writes values for MySQL's generated columns, which no server takes back."""
+def _refuse_columns(conn: Connection, database: str, server: str, version: str) -> None:
+    """mariadb-dump writes values of some of MySQL's columns in a way that no server takes back."""
     if "MariaDB" not in version or "MariaDB" in server:
         return
     query = (
-        "SELECT TABLE_NAME AS name FROM information_schema.COLUMNS"
-        " WHERE TABLE_SCHEMA = %s AND EXTRA LIKE '%% GENERATED' LIMIT 1"
+        "SELECT TABLE_NAME AS name FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s"
+        " AND (EXTRA LIKE '%% GENERATED' OR DATA_TYPE = 'vector') LIMIT 1"
     )
     for row in rows(conn, query, database):
         raise ToolError(
-            f"the table {row['name']} has a generated column, which MariaDB's dump program gets"
-            " wrong on a MySQL server: install MySQL's own mysqldump (package mysql-client)"
+            f"the table {row['name']} has a generated column or a vector, which MariaDB's dump"
+            " program gets wrong on a MySQL server: install MySQL's own mysqldump (package"
+            " mysql-client)"
         )
 
 
