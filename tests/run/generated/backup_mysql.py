@@ -51,7 +51,7 @@ SCHEMAS = {
     "engines": "CREATE TABLE m (id INT PRIMARY KEY) ENGINE = MyISAM; INSERT INTO m VALUES (1);"
     "CREATE TABLE h (id INT) ENGINE = MEMORY; CREATE TABLE c (id INT) COMMENT = 'it''s a\nCREATE TABLE `x` (';"
     "INSERT INTO c VALUES (1)",
-    "comments": "CREATE TABLE t (n INT); CREATE PROCEDURE p() DELETE FROM t # last\n\n"
+    "comments": "CREATE TABLE t (n INT); CREATE PROCEDURE p() DELETE FROM t # insufficient privileges\n\n"
     "CREATE TRIGGER tr BEFORE INSERT ON t FOR EACH ROW SET NEW.n = 7 # last\n\n"
     "CREATE EVENT e ON SCHEDULE EVERY 1 DAY DISABLE DO DELETE FROM t # last",
     "collations": "CREATE TABLE t (a VARCHAR(20) COLLATE utf8mb4_bin PRIMARY KEY, b VARCHAR(9) CHARACTER SET ucs2,"
@@ -221,7 +221,7 @@ def test_hidden_programs_are_refused(filled: BackupConfig, new_url: Callable[[],
         sql(filled.url, f"REVOKE SHOW CREATE ROUTINE ON `{url.database}%`.* FROM limited@'%'")
     limited = replace(filled, url=url.set(username="limited", password="x").render_as_string(False))
     try:
-        with pytest.raises(backup.DatabaseError, match="routine p cannot be read"):
+        with pytest.raises(backup.DatabaseError, match="procedure p cannot be read"):
             create_backup(limited)
         sql(filled.url, "DROP PROCEDURE p")
         create_backup(limited)

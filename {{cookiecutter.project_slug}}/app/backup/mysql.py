@@ -23,8 +23,6 @@ SUFFIX = ".sql.gz"
 
 NAME_LIMIT = 64  # characters, https://dev.mysql.com/doc/refman/8.4/en/identifier-length.html
 LOCK_WAIT = 10  # seconds for which the swap waits for a table
-# MariaDB's dumps begin with this; Oracle's client takes it for an unknown command.
-SANDBOX = re.compile(rb"\A/\*M?!999999\\- [^\n]*\n")
 # A statement starts a line: a newline inside a value is always written as \n.
 CREATE = re.compile(rb"^CREATE TABLE (?:IF NOT EXISTS )?`((?:[^`]|``)+)` \(", re.MULTILINE)
 INSERT = re.compile(
@@ -41,7 +39,9 @@ TRIGGER = re.compile(
 )
 # The end of a trigger, routine or event in a dump. The definition may itself end in a comment, or in
 # MySQL (when several statements were sent at once) in a semicolon: neither can be restored.
-ENDING = re.compile(r";?([ \n]{1,2}(?:\*/ ?)?;;\n(?:DELIMITER ;|/\*!50003 SET time_zone += @saved))")
+ENDING = re.compile(
+    r";?([ \n]{1,2}(?:\*/ ?)?;;\n(?:DELIMITER ;|/\*!50003 SET time_zone += @saved))"
+)
 # Statements by which a file could leave the database into which it is restored.
 ELSEWHERE = re.compile(
     rb"^(?:USE|(?:CREATE|DROP|ALTER) (?:DATABASE|SCHEMA))\s", re.MULTILINE | re.I
@@ -192,7 +192,7 @@ def load(url: str, side: str, source: Reader, properties: dict[str, Any]) -> Non
         for chunk in chunks(source):
             part = chunk[:left]
             left -= len(part)
-            client.write(part if "MariaDB" in version else SANDBOX.sub(b"", part))
+            client.write(part)
 
 
 def facts(url: str, side: str | None) -> Facts:
@@ -344,31 +344,25 @@ def rows(conn: Connection, query: str, *values: object) -> list[dict[str, Any]]:
 def run(conn: Connection, statements: Iterable[str]) -> None:
     """Send statements in one packet: the server has them all before it starts.
 
-    In MySQL each routine, trigger or event ends a packet, because MySQL takes what separates it
-    from the next statement into its text.
+    MySQL, but not MariaDB, takes the separator after a routine, trigger or event into its text, so
+    there each of them ends a packet.
     """
-    oracle = "MariaDB" not in conn.get_server_info()
-    packet = ["DO 0"]
+    is_mysql = "MariaDB" not in _server_version(conn)
+    packets = [["DO 0"]]
     for statement in statements:
-        packet.append(statement)
-        if oracle and statement.startswith("CREATE DEFINER"):
-            _send(conn, packet)
-            packet = ["DO 0"]
-    _send(conn, packet)
-
-
-def _send(conn: Connection, packet: list[str]) -> None:
-    # A body may end in a comment, so the separator stands on a line of its own.
-    with conn.cursor() as cursor:
-        cursor.execute("\n;\n".join(packet))
-        while cursor.nextset():
-            pass
+        packets[-1].append(statement)
+        if is_mysql and statement.startswith("CREATE DEFINER"):
+            packets.append(["DO 0"])
+    for packet in packets:
+        # A body may end in a comment, so the separator stands on a line of its own.
+        with conn.cursor() as cursor:
+            cursor.execute("\n;\n".join(packet))
+            while cursor.nextset():
+                pass
 
 
 def read(conn: Connection, database: str) -> list[Program]:
     """Read the definitions of a database, in the order in which they can be created."""
-    if not rows(conn, "SHOW DATABASES WHERE `Database` = %s", database):
-        return []
     # With the database in use, a view's text names its tables without the database.
     conn.select_db(database)
     run(conn, ["SET sql_mode = ''"])  # else definitions may be quoted as in another mode
@@ -401,7 +395,10 @@ def _program(conn: Connection, kind: str, name: str) -> Program:
     row = rows(conn, f"SHOW CREATE {kind} {quote(name)}")[0]
     body = row.get("SQL Original Statement") or row.get(f"Create {kind.title()}")
     if not body:
-        raise pymysql.OperationalError(1370, f"no right to read the {kind.lower()} {name}")
+        raise DatabaseError(
+            f"the {kind.lower()} {name} cannot be read: grant this user SELECT ON mysql.proc"
+            " (MariaDB) or SHOW_ROUTINE ON *.* (MySQL)"
+        )
     mode = f"'{row['sql_mode']}'" if "sql_mode" in row else "@@global.sql_mode"
     settings = [
         f"SET collation_connection = {row['collation_connection']}",
@@ -441,9 +438,6 @@ def _programs(command: Command) -> bytes:
     """Return a dump without tables, in which triggers name no database and can be restored."""
     with programs.running(command) as output:
         text = output.read()
-    if b"insufficient privileges" in text:
-        line = next(line for line in text.splitlines() if b"insufficient privileges" in line)
-        raise DatabaseError(f"mysqldump: {line.decode(errors='replace')}")
     # Any bytes survive as Latin-1.
     return ENDING.sub(r"\n\1", _unqualified(text.decode("latin-1"))).encode("latin-1")
 
@@ -537,17 +531,6 @@ def _server_version(conn: Connection) -> str:
 
 def _refuse_what_is_hidden(conn: Connection, database: str) -> None:
     """A dump leaves out, without an error, what its user may not see."""
-    hidden = rows(
-        conn,
-        "SELECT ROUTINE_NAME AS name FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = %s"
-        " AND ROUTINE_DEFINITION IS NULL AND ROUTINE_BODY = 'SQL'",
-        database,
-    )
-    if hidden:
-        raise DatabaseError(
-            f"the routine {hidden[0]['name']} cannot be read: grant this user SELECT ON mysql.proc"
-            " (MariaDB) or SHOW_ROUTINE ON *.* (MySQL)"
-        )
     granted = rows(
         conn,
         "SELECT PRIVILEGE_TYPE AS p FROM information_schema.USER_PRIVILEGES UNION SELECT"
