@@ -244,10 +244,12 @@ def swap(url: str, side: str, old: str, properties: dict[str, Any]) -> list[str]
                     *creating(live, after),
                 ],
             )
+            _tidy(conn, live)
         except pymysql.Error as error:
             if not _tables(conn, old):  # nothing was moved: the live tables get their triggers back
                 triggers = _of_kind(before, "TRIGGER")
                 run(conn, [*dropping(live, triggers), *creating(live, triggers)])
+                _tidy(conn, live)
                 run(conn, [f"DROP DATABASE IF EXISTS {quote(old)}"])
                 raise
             with suppress(pymysql.Error):
@@ -261,6 +263,7 @@ def swap(url: str, side: str, old: str, properties: dict[str, Any]) -> list[str]
             return []
         try:
             run(conn, [*_sequence_defaults(conn, live, old, old), *creating(old, kept)])
+            _tidy(conn, old)
         except pymysql.Error as error:
             return [f"{old} has its tables, but not all views, triggers and routines: {error}"]
     return []
@@ -342,23 +345,12 @@ def rows(conn: Connection, query: str, *values: object) -> list[dict[str, Any]]:
 
 
 def run(conn: Connection, statements: Iterable[str]) -> None:
-    """Send statements in one packet: the server has them all before it starts.
-
-    MySQL, but not MariaDB, takes the separator after a routine, trigger or event into its text, so
-    there each of them ends a packet.
-    """
-    is_mysql = "MariaDB" not in _server_version(conn)
-    packets = [["DO 0"]]
-    for statement in statements:
-        packets[-1].append(statement)
-        if is_mysql and statement.startswith("CREATE DEFINER"):
-            packets.append(["DO 0"])
-    for packet in packets:
-        # A body may end in a comment, so the separator stands on a line of its own.
-        with conn.cursor() as cursor:
-            cursor.execute("\n;\n".join(packet))
-            while cursor.nextset():
-                pass
+    """Send statements in one packet: the server has them all before it starts."""
+    # A body may end in a comment, so the separator stands on a line of its own.
+    with conn.cursor() as cursor:
+        cursor.execute("\n;\n".join(["DO 0", *statements]))
+        while cursor.nextset():
+            pass
 
 
 def read(conn: Connection, database: str) -> list[Program]:
@@ -389,6 +381,17 @@ def dropping(database: str, unwanted: Iterable[Program]) -> list[str]:
     # Packages are known in this mode only: https://mariadb.com/docs/server/reference/sql-statements/stored-procedures/drop-package
     has_packages = any(drop.startswith("DROP PACKAGE") for drop in drops)
     return ["SET sql_mode = ORACLE", *drops] if has_packages else drops
+
+
+def _tidy(conn: Connection, database: str) -> None:
+    """Create again, at the end of a packet, what MySQL stored with the separator after it."""
+    if "MariaDB" in _server_version(conn):
+        return
+    found = read(conn, database)
+    kinds = {one.kind for one in found if one.statements[-1].endswith(";")}
+    for program in found:  # all of a kind: triggers keep their order
+        if program.kind in kinds:
+            run(conn, [*dropping(database, [program]), *creating(database, [program])])
 
 
 def _program(conn: Connection, kind: str, name: str) -> Program:
