@@ -279,7 +279,7 @@ def test_a_newer_pg_dump_writes_what_the_server_knows(
     for name in ("pg_dump", "psql"):
         script = tmp_path / "bin" / name
         edit = (
-            "| sed '0,/^SET lock_timeout/s//SET transaction_timeout = 0;\\n&/'"
+            "| sed '/^SET transaction_timeout/d; 0,/^SET lock_timeout/s//SET transaction_timeout = 0;\\n&/'"
             if name == "pg_dump"
             else ""
         )

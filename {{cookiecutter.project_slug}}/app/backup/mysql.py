@@ -23,8 +23,6 @@ SUFFIX = ".sql.gz"
 
 NAME_LIMIT = 64  # characters, https://dev.mysql.com/doc/refman/8.4/en/identifier-length.html
 LOCK_WAIT = 10  # seconds for which the swap waits for a table
-# MariaDB's dumps begin with this; Oracle's client takes it for an unknown command.
-SANDBOX = re.compile(rb"\A/\*M?!999999\\- [^\n]*\n")
 # A statement starts a line: a newline inside a value is always written as \n.
 CREATE = re.compile(rb"^CREATE TABLE (?:IF NOT EXISTS )?`((?:[^`]|``)+)` \(", re.MULTILINE)
 INSERT = re.compile(
@@ -38,6 +36,11 @@ TRIGGER = re.compile(
     rf"\b(TRIGGER\s+(?:IF\s+NOT\s+EXISTS\s+)?)(?:{NAME}\s*\.\s*)?({NAME}\s+(?:BEFORE|AFTER)\s+"
     rf"(?:INSERT|UPDATE|DELETE)\s+ON\s+)(?:{NAME}\s*\.\s*)?({NAME}\s+FOR\s+EACH\s+ROW)",
     re.IGNORECASE,
+)
+# The end of a trigger, routine or event in a dump. The definition may itself end in a comment, or in
+# MySQL (when several statements were sent at once) in a semicolon: neither can be restored.
+ENDING = re.compile(
+    r";?([ \n]{1,2}(?:\*/ ?)?;;\n(?:DELIMITER ;|/\*!50003 SET time_zone += @saved))"
 )
 # Statements by which a file could leave the database into which it is restored.
 ELSEWHERE = re.compile(
@@ -119,7 +122,8 @@ def dump(url: str, target: Writer) -> Dumped:
         server = _server_version(conn)
         tool, version = _tool(server, ("mysqldump", "mariadb-dump"))
         _refuse_what_is_hidden(conn, live)
-        _refuse_generated_columns(conn, live, server, version)
+        _refuse_columns(conn, live, server, version)
+        _refuse_libraries(conn, live)
         history = _history(conn, live, version)
         found = rows(
             conn,
@@ -188,7 +192,7 @@ def load(url: str, side: str, source: Reader, properties: dict[str, Any]) -> Non
         for chunk in chunks(source):
             part = chunk[:left]
             left -= len(part)
-            client.write(part if "MariaDB" in version else SANDBOX.sub(b"", part))
+            client.write(part)
 
 
 def facts(url: str, side: str | None) -> Facts:
@@ -240,10 +244,12 @@ def swap(url: str, side: str, old: str, properties: dict[str, Any]) -> list[str]
                     *creating(live, after),
                 ],
             )
+            _tidy(conn, live)
         except pymysql.Error as error:
             if not _tables(conn, old):  # nothing was moved: the live tables get their triggers back
                 triggers = _of_kind(before, "TRIGGER")
                 run(conn, [*dropping(live, triggers), *creating(live, triggers)])
+                _tidy(conn, live)
                 run(conn, [f"DROP DATABASE IF EXISTS {quote(old)}"])
                 raise
             with suppress(pymysql.Error):
@@ -257,6 +263,7 @@ def swap(url: str, side: str, old: str, properties: dict[str, Any]) -> list[str]
             return []
         try:
             run(conn, [*_sequence_defaults(conn, live, old, old), *creating(old, kept)])
+            _tidy(conn, old)
         except pymysql.Error as error:
             return [f"{old} has its tables, but not all views, triggers and routines: {error}"]
     return []
@@ -348,8 +355,6 @@ def run(conn: Connection, statements: Iterable[str]) -> None:
 
 def read(conn: Connection, database: str) -> list[Program]:
     """Read the definitions of a database, in the order in which they can be created."""
-    if not rows(conn, "SHOW DATABASES WHERE `Database` = %s", database):
-        return []
     # With the database in use, a view's text names its tables without the database.
     conn.select_db(database)
     run(conn, ["SET sql_mode = ''"])  # else definitions may be quoted as in another mode
@@ -378,11 +383,25 @@ def dropping(database: str, unwanted: Iterable[Program]) -> list[str]:
     return ["SET sql_mode = ORACLE", *drops] if has_packages else drops
 
 
+def _tidy(conn: Connection, database: str) -> None:
+    """Create again, at the end of a packet, what MySQL stored with the separator after it."""
+    if "MariaDB" in _server_version(conn):
+        return
+    found = read(conn, database)
+    kinds = {one.kind for one in found if one.statements[-1].endswith(";")}
+    for program in found:  # all of a kind: triggers keep their order
+        if program.kind in kinds:
+            run(conn, [*dropping(database, [program]), *creating(database, [program])])
+
+
 def _program(conn: Connection, kind: str, name: str) -> Program:
     row = rows(conn, f"SHOW CREATE {kind} {quote(name)}")[0]
     body = row.get("SQL Original Statement") or row.get(f"Create {kind.title()}")
     if not body:
-        raise pymysql.OperationalError(1370, f"no right to read the {kind.lower()} {name}")
+        raise DatabaseError(
+            f"the {kind.lower()} {name} cannot be read: grant this user SELECT ON mysql.proc"
+            " (MariaDB) or SHOW_ROUTINE ON *.* (MySQL)"
+        )
     mode = f"'{row['sql_mode']}'" if "sql_mode" in row else "@@global.sql_mode"
     settings = [
         f"SET collation_connection = {row['collation_connection']}",
@@ -419,14 +438,11 @@ def _ordered(views: list[Program]) -> list[Program]:
 
 
 def _programs(command: Command) -> bytes:
-    """Return a dump without tables, in which triggers name no database."""
+    """Return a dump without tables, in which triggers name no database and can be restored."""
     with programs.running(command) as output:
         text = output.read()
-    if b"insufficient privileges" in text:
-        line = next(line for line in text.splitlines() if b"insufficient privileges" in line)
-        raise DatabaseError(f"mysqldump: {line.decode(errors='replace')}")
     # Any bytes survive as Latin-1.
-    return _unqualified(text.decode("latin-1")).encode("latin-1")
+    return ENDING.sub(r"\n\1", _unqualified(text.decode("latin-1"))).encode("latin-1")
 
 
 def _name(match: re.Match[bytes]) -> str:
@@ -518,17 +534,6 @@ def _server_version(conn: Connection) -> str:
 
 def _refuse_what_is_hidden(conn: Connection, database: str) -> None:
     """A dump leaves out, without an error, what its user may not see."""
-    hidden = rows(
-        conn,
-        "SELECT ROUTINE_NAME AS name FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = %s"
-        " AND ROUTINE_DEFINITION IS NULL AND ROUTINE_BODY = 'SQL'",
-        database,
-    )
-    if hidden:
-        raise DatabaseError(
-            f"the routine {hidden[0]['name']} cannot be read: grant this user SELECT ON mysql.proc"
-            " (MariaDB) or SHOW_ROUTINE ON *.* (MySQL)"
-        )
     granted = rows(
         conn,
         "SELECT PRIVILEGE_TYPE AS p FROM information_schema.USER_PRIVILEGES UNION SELECT"
@@ -544,18 +549,33 @@ def _refuse_what_is_hidden(conn: Connection, database: str) -> None:
             )
 
 
-def _refuse_generated_columns(conn: Connection, database: str, server: str, version: str) -> None:
-    """mariadb-dump writes values for MySQL's generated columns, which no server takes back."""
+def _refuse_columns(conn: Connection, database: str, server: str, version: str) -> None:
+    """mariadb-dump writes values of some of MySQL's columns in a way that no server takes back."""
     if "MariaDB" not in version or "MariaDB" in server:
         return
     query = (
-        "SELECT TABLE_NAME AS name FROM information_schema.COLUMNS"
-        " WHERE TABLE_SCHEMA = %s AND EXTRA LIKE '%% GENERATED' LIMIT 1"
+        "SELECT TABLE_NAME AS name FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s"
+        " AND (EXTRA LIKE '%% GENERATED' OR DATA_TYPE = 'vector') LIMIT 1"
     )
     for row in rows(conn, query, database):
         raise ToolError(
-            f"the table {row['name']} has a generated column, which MariaDB's dump program gets"
-            " wrong on a MySQL server: install MySQL's own mysqldump (package mysql-client)"
+            f"the table {row['name']} has a generated column or a vector, which MariaDB's dump"
+            " program gets wrong on a MySQL server: install MySQL's own mysqldump (package"
+            " mysql-client)"
+        )
+
+
+def _refuse_libraries(conn: Connection, database: str) -> None:
+    """Functions name MySQL's JavaScript libraries with their database: no other one can have them."""
+    if not rows(conn, "SHOW TABLES FROM information_schema LIKE 'LIBRARIES'"):
+        return  # MariaDB, and MySQL before 9.2
+    query = (
+        "SELECT LIBRARY_NAME AS name FROM information_schema.LIBRARIES WHERE LIBRARY_SCHEMA = %s"
+    )
+    for row in rows(conn, query, database):
+        raise DatabaseError(
+            f"the library {row['name']} cannot be restored beside the live database: remove it, or"
+            " use mysqldump"
         )
 
 
