@@ -6,6 +6,7 @@ https://developmentseed.org/obstore/latest/ and https://age-encryption.org
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -183,22 +184,18 @@ def _digest_of(store: ObjectStore, name: str) -> str:
 def _store(config: BackupConfig) -> ObjectStore:
     if not config.copy_url:
         raise CopyError("BACKUP_COPY_URL is not set: there are no off-site copies")
-    options: dict[str, Any] = {}
-    if not config.copy_url.startswith("file:"):
-        # A store refuses the names of another one, and names in capitals.
-        ours = {"s3": "aws_", "gs": "google_", "az": "azure_"}[config.copy_url.partition(":")[0]]
-        given = {name.lower(): value for name, value in config.copy_options.items()}
-        allow_http = given.pop("aws_allow_http", "false").lower() in ("true", "1")
-        options = {
-            **{name: value for name, value in given.items() if name.startswith(ours)},
-            "client_options": {
-                "allow_http": allow_http,
-                "connect_timeout": "10s",
-                "timeout": "120s",
-            },
-            "retry_config": {"max_retries": 3, "retry_timeout": timedelta(seconds=60)},
-        }
-    return from_url(config.copy_url, **options)
+    if config.copy_url.startswith("file:"):
+        return from_url(config.copy_url)
+    # Credentials and endpoint are read from the environment.
+    return from_url(
+        config.copy_url,
+        client_options={
+            "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1"),
+            "connect_timeout": "10s",
+            "timeout": "120s",
+        },
+        retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=60)},
+    )
 
 
 @contextmanager
