@@ -25,7 +25,7 @@ from urllib.parse import quote, quote_plus
 
 from sqlalchemy.engine import make_url
 
-from app.backup.config import Progress
+from app.backup.config import Progress, no_progress
 from app.backup.errors import DatabaseError
 
 CHUNK = 1 << 20  # bytes
@@ -64,29 +64,41 @@ class Dumped:
 class Meter:
     """A file object that counts the bytes that pass, and reports progress twice a second."""
 
-    def __init__(self, file: Any, progress: Progress | None = None, phase: str = "") -> None:
+    def __init__(self, file: Any, progress: Progress = no_progress, phase: str = "") -> None:
         self.done = 0
         self._file, self._progress, self._phase, self._due = file, progress, phase, 0.0
         self._count(b"")
 
     def write(self, data: bytes) -> int:
         self._file.write(data)
-        return self._count(data)
+        self._count(data)
+        return len(data)
 
     def read(self, size: int) -> bytes:
-        data: bytes = self._file.read(size)
+        data = bytes(self._file.read(size))
         self._count(data)
         return data
 
     def flush(self) -> None:
         """Do nothing: the file is flushed when it is closed."""
 
-    def _count(self, data: bytes) -> int:
+    def _count(self, data: bytes) -> None:
         self.done += len(data)
-        if self._progress and time.monotonic() >= self._due:
+        if time.monotonic() >= self._due:
             self._progress(self._phase, self.done)
             self._due = time.monotonic() + 0.5
-        return len(data)
+
+
+class HashingMeter(Meter):
+    """A meter that computes the SHA-256 of the bytes that pass as well."""
+
+    def __init__(self, file: Any) -> None:
+        self.sha256 = hashlib.sha256()
+        super().__init__(file)
+
+    def _count(self, data: bytes) -> None:
+        self.sha256.update(data)
+        super()._count(data)
 
 
 def copy(source: Reader, target: Writer) -> None:

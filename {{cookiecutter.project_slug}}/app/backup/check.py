@@ -3,39 +3,40 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from isal import igzip, isal_zlib
 
 from app.backup import {{ cookiecutter.database }} as engine
 from app.backup.base import Meter
-from app.backup.config import Progress
+from app.backup.config import Progress, no_progress
 from app.backup.errors import InvalidBackupError
+from app.backup.manifest import Manifest
 
 
-@dataclass(frozen=True)
-class Checked:
-    """The checksum and the sizes, in bytes, of a file and of the dump in it."""
-
-    sha256: str
-    size: int
-    dump_size: int
-
-
-def read_through(path: Path, progress: Progress | None = None) -> Checked:
+def read_through(path: Path, progress: Progress = no_progress) -> tuple[str, int]:
     """Decompress a backup to its end and inspect what is in it.
+
+    Returns the SHA-256 of the file and the size of the dump in it, in bytes.
 
     Raises:
         InvalidBackupError: it is damaged, incomplete, or holds what must not be run.
     """
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
     with damage_errors(path), igzip.open(path, "rb") as plain:
         meter = Meter(plain, progress, "check")
         engine.inspect(meter)
-    return Checked(sha256, size, meter.done)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), meter.done
+
+
+def check_content(path: Path, manifest: Manifest, progress: Progress = no_progress) -> None:
+    """Compare a backup with the checksum and the size in its manifest.
+
+    Raises:
+        InvalidBackupError: it is damaged, or another file.
+    """
+    if read_through(path, progress) != (manifest.sha256, manifest.dump_size):
+        raise InvalidBackupError(f"{path} has another checksum than its manifest: use another one")
 
 
 @contextmanager

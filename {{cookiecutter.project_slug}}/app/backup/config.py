@@ -8,6 +8,10 @@ from pathlib import Path
 Progress = Callable[[str, int], None]
 
 
+def no_progress(phase: str, done: int) -> None:
+    """Report nothing."""
+
+
 @dataclass(frozen=True)
 class BackupConfig:
     """What is backed up, and where to.
