@@ -15,12 +15,14 @@ side_name(url, kind, stamp)  the name of one
 """
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import IO, Any, Protocol
 from urllib.parse import quote, quote_plus
 
 from sqlalchemy.engine import make_url
@@ -110,6 +112,24 @@ def copy(source: Reader, target: Writer) -> None:
 def chunks(source: Reader) -> Iterator[bytes]:
     """Read a file object to its end."""
     return iter(lambda: source.read(CHUNK), b"")
+
+
+@contextmanager
+def private_file(path: Path) -> Iterator[IO[bytes]]:
+    """Create a file of mode 0600, replacing what is there, and write it through to the disk."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b") as file:
+        give_to_owner_of_folder(path)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def give_to_owner_of_folder(path: Path) -> None:
+    """When root runs a command once, the worker must still be able to read the files."""
+    if os.geteuid() == 0:
+        folder = path.parent.stat()
+        os.chown(path, folder.st_uid, folder.st_gid)
 
 
 def driver_arguments(url: str) -> tuple[list[Any], dict[str, Any]]:

@@ -20,7 +20,7 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
 from app.backup import manifest as folder
-from app.backup.base import HashingMeter, Meter, chunks, copy, one_line
+from app.backup.base import HashingMeter, Meter, chunks, copy, one_line, private_file
 from app.backup.config import BackupConfig, Progress, no_progress
 from app.backup.errors import BackupError, CopyError, InvalidBackupError
 from app.backup.manifest import Manifest
@@ -98,7 +98,7 @@ def fetch(config: BackupConfig, name: str, progress: Progress = no_progress) -> 
         folder.make_folder(config)
         partial = folder.partial_path(config, "download")
         try:
-            with folder.private_file(partial) as file, _errors(config):
+            with private_file(partial) as file, _errors(config):
                 _download(config, manifest, Meter(file, progress, "download"))
             with partial.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:

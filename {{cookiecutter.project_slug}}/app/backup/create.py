@@ -7,7 +7,7 @@ from isal import igzip_threaded
 
 from app.backup import manifest as folder
 from app.backup import {{ cookiecutter.database }} as engine
-from app.backup.base import Meter
+from app.backup.base import Meter, private_file
 from app.backup.check import read_through
 from app.backup.config import BackupConfig, Progress, no_progress
 from app.backup.copy import copy_missing
@@ -56,7 +56,7 @@ def _create(config: BackupConfig, server: str, run_id: str | None, progress: Pro
     partial = folder.partial_path(config, server)
     try:
         with (
-            folder.private_file(partial) as file,
+            private_file(partial) as file,
             # Level 1 gives about the size of gzip's default level in a tenth of the time.
             igzip_threaded.open(file, "wb", compresslevel=1) as packed,
         ):

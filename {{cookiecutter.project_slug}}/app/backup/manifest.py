@@ -6,12 +6,13 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from glob import escape
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from app.backup import {{ cookiecutter.database }} as engine
+from app.backup.base import give_to_owner_of_folder, private_file
 from app.backup.config import BackupConfig
 from app.backup.errors import BackupError, InvalidBackupError, StorageError
 
@@ -205,25 +206,7 @@ def make_folder(config: BackupConfig) -> None:
     """Create the backup folder."""
     if not config.directory.is_dir():
         config.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _give_to_owner_of_folder(config.directory)
-
-
-@contextmanager
-def private_file(path: Path) -> Iterator[IO[bytes]]:
-    """Create a file of mode 0600, replacing what is there, and write it through to the disk."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b") as file:
-        _give_to_owner_of_folder(path)
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _give_to_owner_of_folder(path: Path) -> None:
-    """When root runs a command once, the worker must still be able to read the files."""
-    if os.geteuid() == 0:
-        folder = path.parent.stat()
-        os.chown(path, folder.st_uid, folder.st_gid)
+        give_to_owner_of_folder(config.directory)
 
 
 @contextmanager
