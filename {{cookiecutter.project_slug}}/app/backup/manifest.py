@@ -92,8 +92,8 @@ def read_backup(path: Path) -> Manifest:
         InvalidBackupError: it is absent or malformed, or the file has another size.
     """
     try:
-        manifest = parse_manifest(path.name, manifest_path(path).read_bytes())
         size = path.stat().st_size
+        manifest = parse_manifest(path.name, manifest_path(path).read_bytes())
     except OSError as error:
         raise InvalidBackupError(f"{error.filename} cannot be read: {error.strerror}") from None
     if size != manifest.size:
