@@ -94,9 +94,9 @@ class Meter:
 class HashingMeter(Meter):
     """A meter that computes the SHA-256 of the bytes that pass as well."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, progress: Progress = no_progress, phase: str = "") -> None:
         self.sha256 = hashlib.sha256()
-        super().__init__(file)
+        super().__init__(file, progress, phase)
 
     def _count(self, data: bytes) -> None:
         self.sha256.update(data)

@@ -5,7 +5,6 @@ which is written last. Data without a manifest is an upload that did not finish.
 https://developmentseed.org/obstore/latest/ and https://age-encryption.org
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,10 +98,10 @@ def fetch(config: BackupConfig, name: str, progress: Progress = no_progress) -> 
         partial = folder.partial_path(config, "download")
         try:
             with private_file(partial) as file, _errors(config):
-                _download(config, manifest, Meter(file, progress, "download"))
-            with partial.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:
-                    raise InvalidBackupError(f"the copy of {name} is damaged: use another backup")
+                target = HashingMeter(file, progress, "download")
+                _download(config, manifest, target)
+            if target.sha256.hexdigest() != manifest.sha256:
+                raise InvalidBackupError(f"the copy of {name} is damaged: use another backup")
             local = manifest.model_copy(update={"copy_file": None, "copy_sha256": None})
             return folder.publish(config, partial, local)
         finally:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,7 @@ def verify_backup(
     with engine.locked(config.url, wait):
         path = path or _newest(config, engine.server_id(config.url))
         path = _local(config, path, progress)
-        target = replace(config, url=config.verify_url or config.url)
-        with _restored(target, path, config, foreign, progress):
+        with _restored(config, config.verify_url or config.url, path, foreign, progress):
             pass
         # A backup on a read-only medium has been verified as well.
         with suppress(OSError):
@@ -69,8 +67,8 @@ def restore_backup(
     with engine.locked(config.url, wait):
         server = engine.server_id(config.url)
         path = _local(config, path or _newest(config, server), progress)
-        old = _free_name(config, "old")
-        with _restored(config, path, config, foreign, progress) as (manifest, side):
+        old = _free_name(config.url, "old")
+        with _restored(config, config.url, path, foreign, progress) as (manifest, side):
             if manifest.server != server and not foreign:
                 _refuse_if_in_use(config, manifest)
             summary = {**manifest.to_dict(path.parent), "kept_as": old}
@@ -128,35 +126,32 @@ def _local(config: BackupConfig, path: Path, progress: Progress) -> Path:
 
 @contextmanager
 def _restored(
-    target: BackupConfig, path: Path, config: BackupConfig, foreign: bool, progress: Progress
+    config: BackupConfig, url: str, path: Path, foreign: bool, progress: Progress
 ) -> Iterator[tuple[Manifest, str]]:
-    """Restore into a side database and check it there; remove it at the end."""
+    """Restore into a side database on the server of ``url``, check it, remove it at the end."""
     manifest = _check_file(config, path, foreign, progress)
-    for leftover in engine.side_databases(target.url, "restore"):
+    for leftover in engine.side_databases(url, "restore"):
         with suppress(BackupError):
-            engine.drop(target.url, leftover)
-    side = _free_name(target, "restore")
+            engine.drop(url, leftover)
+    side = _free_name(url, "restore")
     try:
         with damage_errors(path), igzip_threaded.open(path, "rb") as plain:
-            source = Meter(plain, progress, "restore")
-            engine.load(target.url, side, source, manifest.properties)
+            engine.load(url, side, Meter(plain, progress, "restore"), manifest.properties)
         progress("compare", 0)
-        _compare(path, manifest, engine.facts(target.url, side))
+        _compare(path, manifest, engine.facts(url, side))
         yield manifest, side
     except BaseException:
         # What went wrong first is what counts; the next run removes what is left.
         with suppress(BackupError):
-            engine.drop(target.url, side)
+            engine.drop(url, side)
         raise
-    engine.drop(target.url, side)
+    engine.drop(url, side)
 
 
-def _free_name(config: BackupConfig, kind: str) -> str:
+def _free_name(url: str, kind: str) -> str:
     """Return an unused name for a side or kept database."""
-    taken = engine.side_databases(config.url, kind)
-    return folder.free_name(
-        lambda stamp: engine.side_name(config.url, kind, stamp), taken, folder.now()
-    )
+    taken = engine.side_databases(url, kind)
+    return folder.free_name(lambda stamp: engine.side_name(url, kind, stamp), taken, folder.now())
 
 
 def _check_file(config: BackupConfig, path: Path, foreign: bool, progress: Progress) -> Manifest:

@@ -69,20 +69,17 @@ def backup_status(config: BackupConfig) -> dict[str, Any]:
     good = folder.good_backups(config)
     return {
         "last_backup": good[0].file if good else None,
-        "last_backup_age": _age(good[0].created_at) if good else None,
-        "last_verified_age": _first_age([one.verified_at for one in good]),
-        "last_copy_age": _first_age([one.created_at for one in good if one.copied_at]),
+        "last_backup_age": _age([one.created_at for one in good]),
+        "last_verified_age": _age([one.verified_at for one in good]),
+        "last_copy_age": _age([one.created_at for one in good if one.copied_at]),
         "backups": len(good),
     }
 
 
-def _first_age(moments: list[datetime | None]) -> float | None:
+def _age(moments: list[datetime | None]) -> float | None:
+    """Return the seconds since the first moment that is known."""
     known = [moment for moment in moments if moment]
-    return _age(known[0]) if known else None
-
-
-def _age(moment: datetime) -> float:
-    return max(0.0, round((folder.now() - moment).total_seconds(), 1))
+    return max(0.0, round((folder.now() - known[0]).total_seconds(), 1)) if known else None
 
 
 def _is_sound(config: BackupConfig, manifest: Manifest) -> bool:
