@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from app import backup
 from app.backup import BackupConfig, create_backup, manifest, restore_backup, verify_backup
+from app.backup import settings as backup_settings
 from app.backup.copy import _store
-from app.core.config import backup as backup_settings
 from tests.backup import content
 from tests.servers import free_port, listens, running, wait_until
 

@@ -36,7 +36,7 @@ CHUNK = 1 << 20  # bytes
 class Reader(Protocol):
     """A file object that can be read."""
 
-    def read(self, size: int, /) -> bytes: ...
+    def read(self, size: int = ..., /) -> bytes: ...
 
 
 class Writer(Protocol):
@@ -76,7 +76,7 @@ class Meter:
         self._count(data)
         return len(data)
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1) -> bytes:
         data = bytes(self._file.read(size))
         self._count(data)
         return data
@@ -101,12 +101,6 @@ class HashingMeter(Meter):
     def _count(self, data: bytes) -> None:
         self.sha256.update(data)
         super()._count(data)
-
-
-def copy(source: Reader, target: Writer) -> None:
-    """Write all that can be read."""
-    for chunk in chunks(source):
-        target.write(chunk)
 
 
 def chunks(source: Reader) -> Iterator[bytes]:

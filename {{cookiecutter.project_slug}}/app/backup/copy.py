@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
+from shutil import copyfileobj
 from typing import Any
 
 import obstore
@@ -19,7 +20,7 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
 from app.backup import manifest as folder
-from app.backup.base import HashingMeter, Meter, chunks, copy, one_line, private_file
+from app.backup.base import CHUNK, HashingMeter, Meter, chunks, one_line, private_file
 from app.backup.config import BackupConfig, Progress, no_progress
 from app.backup.errors import BackupError, CopyError, InvalidBackupError
 from app.backup.manifest import Manifest
@@ -121,7 +122,7 @@ def _upload(config: BackupConfig, backup: Manifest, progress: Progress) -> None:
             if encrypt:
                 pyrage.encrypt_io(source, target, _recipients(config))
             else:
-                copy(source, target)
+                copyfileobj(source, target, CHUNK)
         writer.close()
         sha256 = target.sha256.hexdigest()
         back = HashingMeter(obstore.open_reader(store, name, buffer_size=PART_SIZE))
@@ -140,7 +141,7 @@ def _download(config: BackupConfig, manifest: Manifest, target: Meter) -> None:
     if name.endswith(".age"):
         pyrage.decrypt_io(source, target, _identities(config))
     else:
-        copy(source, target)
+        copyfileobj(source, target, CHUNK)
 
 
 def _store(config: BackupConfig) -> ObjectStore:

@@ -8,7 +8,6 @@ from isal import igzip_threaded
 from app.backup import manifest as folder
 from app.backup import {{ cookiecutter.database }} as engine
 from app.backup.base import Meter, private_file
-from app.backup.check import read_through
 from app.backup.config import BackupConfig, Progress, no_progress
 from app.backup.copy import copy_missing
 from app.backup.errors import StorageError
@@ -62,7 +61,7 @@ def _create(config: BackupConfig, server: str, run_id: str | None, progress: Pro
         ):
             target = Meter(packed, progress, "dump")
             dumped = engine.dump(config.url, target)
-        sha256, dump_size = read_through(partial, progress)
+        sha256, dump_size = folder.read_through(partial, progress)
         if dump_size != target.done:
             raise StorageError(f"{config.directory} gave back other bytes than were written")
         known = [one.sequence for one in folder.good_backups(config)]

@@ -1,5 +1,6 @@
 """The backup folder: names of files, manifests, and which backups are good."""
 
+import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from isal import igzip, isal_zlib
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from app.backup import {{ cookiecutter.database }} as engine
-from app.backup.base import give_to_owner_of_folder, private_file
-from app.backup.config import BackupConfig
+from app.backup.base import Meter, give_to_owner_of_folder, private_file
+from app.backup.config import BackupConfig, Progress, no_progress
 from app.backup.errors import BackupError, InvalidBackupError, StorageError
 
 ENGINE = "{{ cookiecutter.database }}"
@@ -99,6 +101,43 @@ def read_backup(path: Path) -> Manifest:
     if size != manifest.size:
         raise InvalidBackupError(f"{path} has {size} bytes instead of {manifest.size}")
     return manifest
+
+
+def read_through(path: Path, progress: Progress = no_progress) -> tuple[str, int]:
+    """Decompress a backup to its end and inspect what is in it.
+
+    Returns the SHA-256 of the file and the size of the dump in it, in bytes.
+
+    Raises:
+        InvalidBackupError: it is damaged, incomplete, or holds what must not be run.
+    """
+    with damage_errors(path), igzip.open(path, "rb") as plain:
+        meter = Meter(plain, progress, "check")
+        engine.inspect(meter)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), meter.done
+
+
+def check_content(path: Path, manifest: Manifest, progress: Progress = no_progress) -> None:
+    """Compare a backup with the checksum and the size in its manifest.
+
+    Raises:
+        InvalidBackupError: it is damaged, or another file.
+    """
+    if read_through(path, progress) != (manifest.sha256, manifest.dump_size):
+        raise InvalidBackupError(f"{path} has another checksum than its manifest: use another one")
+
+
+@contextmanager
+def damage_errors(path: Path) -> Iterator[None]:
+    """Turn errors of decompression into InvalidBackupError."""
+    try:
+        yield
+    # isal's type stub declares its error as an instance.
+    except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]
+        raise InvalidBackupError(f"{path} is damaged ({error}): use another backup") from None
+    except InvalidBackupError as error:
+        raise InvalidBackupError(f"{path} {error}") from None
 
 
 def scan(config: BackupConfig) -> tuple[list[Manifest], dict[str, str]]:

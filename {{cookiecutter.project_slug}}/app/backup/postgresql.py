@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from shutil import which
+from shutil import copyfileobj, which
 from typing import Any
 
 import psycopg
@@ -23,7 +23,7 @@ SUFFIX = ".sql.gz"
 
 NAME_LIMIT = 63  # bytes, https://www.postgresql.org/docs/current/limits.html
 # Where packages for several versions put their programs (Debian, Red Hat).
-FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
+FOLDERS = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin")
 # No setting of the role or of the database may stop a dump or a restore half way.
 OPTIONS = (
     " -c statement_timeout=0 -c lock_timeout=60s -c idle_in_transaction_session_timeout=0"
@@ -110,12 +110,8 @@ def locked(url: str, wait: float) -> Iterator[None]:
     # In the maintenance database: an advisory lock belongs to one, and the live one is renamed.
     name = f"backup of {database_name(url)}".encode()
     key = int.from_bytes(sha256(name).digest()[:8], signed=True)
-    with _errors(url):
-        conn = _maintenance(url)
-    with conn:
-        with _errors(url):
-            free = base.poll(lambda: _value(conn, "SELECT pg_try_advisory_lock(%s)", key), wait)
-        if not free:
+    with _errors(url), _maintenance(url) as conn:
+        if not base.poll(lambda: _value(conn, "SELECT pg_try_advisory_lock(%s)", key), wait):
             raise BusyError("another backup or restore of this database is running: try later")
         try:
             yield
@@ -149,7 +145,7 @@ def dump(url: str, target: Writer) -> Dumped:
                     head = head.replace(NEW_SETTING, b"", 1)
                     notes.append("the setting transaction_timeout of a newer pg_dump is left out")
                 target.write(head)
-                base.copy(output, target)
+                copyfileobj(output, target, base.CHUNK)
             except BaseException:
                 conn.cancel()
                 raise
@@ -187,7 +183,7 @@ def load(url: str, side: str, source: Reader, properties: dict[str, Any]) -> Non
     arguments = ("--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1")
     command = _command(url, tool, *arguments, side=side, options=" -c synchronous_commit=off")
     with programs.running(command, feed=True) as psql:
-        base.copy(source, psql)
+        copyfileobj(source, psql, base.CHUNK)
     with _errors(url), _connect(url, side) as conn:
         conn.execute("ANALYZE")  # else the first queries after the swap have no statistics
 
@@ -282,7 +278,7 @@ def _command(url: str, tool: str, *arguments: str, side: str = "", options: str 
 def _tool(conn: psycopg.Connection, name: str) -> tuple[str, str]:
     """Return the path and version of a program: the server's own version, else the next newer."""
     server = conn.info.server_version // 10000
-    paths = [str(path) for folder in FOLDERS for path in Path("/").glob(f"{folder[1:]}/{name}")]
+    paths = [str(path) for folder in FOLDERS for path in Path("/").glob(f"{folder}/{name}")]
     versions = {path: programs.version(path) for path in [*paths, which(name)] if path}
     package = f"postgresql-client-{server}"
     if not versions:

@@ -10,7 +10,6 @@ from isal import igzip_threaded
 from app.backup import manifest as folder
 from app.backup import {{ cookiecutter.database }} as engine
 from app.backup.base import Facts, Meter
-from app.backup.check import check_content, damage_errors
 from app.backup.config import BackupConfig, Progress, no_progress
 from app.backup.copy import fetch, list_copies
 from app.backup.errors import BackupError, CopyError, InvalidBackupError, RefusedError
@@ -135,7 +134,7 @@ def _restored(
             engine.drop(url, leftover)
     side = _free_name(url, "restore")
     try:
-        with damage_errors(path), igzip_threaded.open(path, "rb") as plain:
+        with folder.damage_errors(path), igzip_threaded.open(path, "rb") as plain:
             engine.load(url, side, Meter(plain, progress, "restore"), manifest.properties)
         progress("compare", 0)
         _compare(path, manifest, engine.facts(url, side))
@@ -164,7 +163,7 @@ def _check_file(config: BackupConfig, path: Path, foreign: bool, progress: Progr
             f"{path} is a backup of the database {manifest.database} of the project"
             f" {manifest.project}: add --foreign if that is what you want"
         )
-    check_content(path, manifest, progress)
+    folder.check_content(path, manifest, progress)
     return manifest
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from app.backup import manifest as folder
 from app.backup import {{ cookiecutter.database }} as engine
-from app.backup.check import check_content
 from app.backup.config import BackupConfig
 from app.backup.copy import list_copies, prune_copies
 from app.backup.errors import BackupError
@@ -84,6 +83,6 @@ def _age(moments: list[datetime | None]) -> float | None:
 
 def _is_sound(config: BackupConfig, manifest: Manifest) -> bool:
     with suppress(BackupError, OSError):
-        check_content(config.directory / manifest.file, manifest)
+        folder.check_content(config.directory / manifest.file, manifest)
         return True
     return False

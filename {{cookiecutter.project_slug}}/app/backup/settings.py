@@ -1,7 +1,11 @@
 """The project's own BackupConfig."""
 
+import os
+
+from dotenv import dotenv_values
+
 from app.backup.config import BackupConfig
-from app.core.config.backup import load_object_store_variables
+from app.core.config.base import ENV_FILE
 from app.core.config.settings import settings
 
 
@@ -23,3 +27,13 @@ def backup_config() -> BackupConfig:
         age_recipients=backup.BACKUP_AGE_RECIPIENTS,
         age_identity_file=backup.BACKUP_AGE_IDENTITY_FILE,
     )
+
+
+def load_object_store_variables() -> None:
+    """Put the object store's variables of .env into the environment, where obstore reads them.
+
+    https://developmentseed.org/obstore/latest/api/store/aws/#obstore.store.S3Config
+    """
+    for name, value in dotenv_values(ENV_FILE, encoding="utf-8-sig").items():
+        if value and name.startswith(("AWS_", "GOOGLE_", "AZURE_")):
+            os.environ.setdefault(name, value)

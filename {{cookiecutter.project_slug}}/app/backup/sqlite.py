@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from glob import escape
 from pathlib import Path
+from shutil import copyfileobj
 from typing import Any
 
 from app.backup import base, programs
@@ -83,7 +84,7 @@ def dump(url: str, target: Writer) -> Dumped:
         try:
             with programs.running(Command(("cat", "--", str(path)))) as output:
                 source = base.Meter(output)
-                base.copy(source, target)
+                copyfileobj(source, target, base.CHUNK)
             if source.done != size:
                 raise DatabaseError(f"{path} has {source.done} bytes instead of {size}: try again")
         except BaseException:
@@ -103,7 +104,7 @@ def inspect(source: Reader) -> None:
 def load(url: str, side: str, source: Reader, properties: dict[str, Any]) -> None:
     """Write the dump to a new file, mode 0600."""
     with driver_errors(OSError, "", side), base.private_file(Path(side)) as file:
-        base.copy(source, file)
+        copyfileobj(source, file, base.CHUNK)
 
 
 def facts(url: str, side: str | None) -> Facts:

@@ -1,12 +1,10 @@
 """Backup settings. docs/backups.md says what each is for."""
 
-import os
 from pathlib import Path
 
-from dotenv import dotenv_values
 from pydantic import Field, field_validator
 
-from app.core.config.base import ENV_FILE, CommaSeparated, SettingsGroup
+from app.core.config.base import CommaSeparated, SettingsGroup
 
 
 class BackupSettings(SettingsGroup):
@@ -41,13 +39,3 @@ class BackupSettings(SettingsGroup):
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return value or None
-
-
-def load_object_store_variables() -> None:
-    """Put the object store's variables of .env into the environment, where obstore reads them.
-
-    https://developmentseed.org/obstore/latest/api/store/aws/#obstore.store.S3Config
-    """
-    for name, value in dotenv_values(ENV_FILE, encoding="utf-8-sig").items():
-        if value and name.startswith(("AWS_", "GOOGLE_", "AZURE_")):
-            os.environ.setdefault(name, value)
