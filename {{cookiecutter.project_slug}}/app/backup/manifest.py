@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from glob import escape
+from glob import escape, glob
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -147,11 +147,13 @@ def scan(config: BackupConfig) -> tuple[list[Manifest], dict[str, str]]:
     """
     good, problems = [], {}
     digits = "[0-9]" * 8 + "_" + "[0-9]" * 6
-    for path in config.directory.glob(f"{escape(prefix(config))}{digits}{engine.SUFFIX}"):
+    pattern = f"{escape(prefix(config))}{digits}{engine.SUFFIX}"
+    # Unlike Path.glob, this finds nothing in a folder that cannot be read.
+    for name in glob(pattern, root_dir=config.directory):  # noqa: PTH207
         try:
-            manifest = read_backup(path)
+            manifest = read_backup(config.directory / name)
         except InvalidBackupError as error:
-            problems[path.name] = str(error)
+            problems[name] = str(error)
         else:
             if is_ours(config, manifest):
                 good.append(manifest)

@@ -284,5 +284,7 @@ def test_command_line(config: BackupConfig, live: sa.Engine) -> None:
         conn.execute(content.blobs.delete())
     live.dispose()
     assert "is kept as" in command("restore", "--yes").stdout
-    assert command("restore", "--yes", "nothing.gz").returncode == 6
+    failed = command("restore", "--yes", "nothing.gz", "--json")
+    assert failed.returncode == 6
+    assert json.loads(failed.stdout)["error"] == "InvalidBackupError"
     assert content.works_on(live)

@@ -35,7 +35,7 @@ class BackupSettings(SettingsGroup):
             raise ValueError("must be public keys: age1… or ssh-…")
         return value
 
-    @field_validator("BACKUP_COPY_URL", "BACKUP_AGE_IDENTITY_FILE", mode="before")
+    @field_validator("BACKUP_DIR", "BACKUP_COPY_URL", "BACKUP_AGE_IDENTITY_FILE", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return value or None
