@@ -22,7 +22,7 @@ from obstore.store import ObjectStore, from_url
 from app.backup import manifest as folder
 from app.backup.base import CHUNK, HashingMeter, Meter, chunks, one_line, private_file
 from app.backup.config import BackupConfig, Progress, no_progress
-from app.backup.errors import BackupError, CopyError, InvalidBackupError
+from app.backup.errors import CopyError, InvalidBackupError
 from app.backup.manifest import Manifest
 
 PART_SIZE = 8 << 20  # bytes held in memory per part of an upload
@@ -166,8 +166,6 @@ def _errors(config: BackupConfig) -> Iterator[None]:
     """Turn errors of the store and of age into one line."""
     try:
         yield
-    except BackupError:
-        raise
     except (BaseError, *AGE_ERRORS, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
             raise  # The local disk is full.
