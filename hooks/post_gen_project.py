@@ -51,7 +51,6 @@ PATHS_BY_ANSWER = {
         "app/backup/__init__.py",
         "app/backup/__main__.py",
         "app/backup/base.py",
-        "app/backup/check.py",
         "app/backup/config.py",
         "app/backup/copy.py",
         "app/backup/create.py",

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from app import backup
 from app.backup import BackupConfig, create_backup, manifest, restore_backup, verify_backup
+from app.backup import settings as backup_settings
 from app.backup.copy import _store
-from app.core.config.backup import object_store_options
 from tests.backup import content
 from tests.servers import free_port, listens, running, wait_until
 
@@ -34,17 +34,20 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def copied(config: BackupConfig, endpoint: str, tmp_path: Path) -> BackupConfig:
+def copied(
+    config: BackupConfig, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> BackupConfig:
     """A filled database whose backups are copied to the S3 server."""
-    options = {
+    variables = {
         "AWS_ENDPOINT": endpoint,
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_REGION": "us-east-1",
         "AWS_ALLOW_HTTP": "true",
     }
-    url = f"s3://bucket/{tmp_path.name}"
-    return replace(config, copy_url=url, copy_options=options)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return replace(config, copy_url=f"s3://bucket/{tmp_path.name}")
 
 
 def objects(config: BackupConfig) -> list[str]:
@@ -90,26 +93,26 @@ def test_age_opens_a_copy_with_any_of_the_keys(copied: BackupConfig, tmp_path: P
     verify_backup(replace(machine, age_identity_file=tmp_path / "1.txt"))
 
 
-def test_a_bucket_that_is_gone_and_a_server_that_is_away(copied: BackupConfig) -> None:
-    for config in (
-        replace(copied, copy_url="s3://nowhere/x"),
-        replace(
-            copied,
-            copy_options={**copied.copy_options, "AWS_ENDPOINT": f"http://127.0.0.1:{free_port()}"},
-        ),
-    ):
-        with pytest.raises(backup.CopyError) as caught:
-            create_backup(config)
-        assert "secret" not in str(caught.value)
+def test_a_bucket_that_is_gone_and_a_server_that_is_away(
+    copied: BackupConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(backup.CopyError) as gone:
+        create_backup(replace(copied, copy_url="s3://nowhere/x"))
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+        with pytest.raises(backup.CopyError) as away:
+            create_backup(copied)
+    assert "secret" not in f"{gone.value} {away.value}"
     create_backup(copied)
     assert len(objects(copied)) == 6  # what failed was repeated
 
 
-def test_local_backups_restore_while_the_store_is_away(copied: BackupConfig) -> None:
+def test_local_backups_restore_while_the_store_is_away(
+    copied: BackupConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = create_backup(copied)
-    endpoint = {"AWS_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
-    away = replace(copied, copy_options={**copied.copy_options, **endpoint})
-    assert verify_backup(away)["file"] == made["file"]
+    monkeypatch.setenv("AWS_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    assert verify_backup(copied)["file"] == made["file"]
 
 
 def test_the_newest_is_taken_after_the_folder_was_lost(
@@ -138,10 +141,27 @@ def test_a_clock_that_was_wrong_costs_no_copy(
     assert backup.backup_status(copied)["last_copy_age"] > 39 * 24 * 3600
 
 
-def test_variables_of_other_programs_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_other_programs_are_ignored(
+    copied: BackupConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_PROFILE", "work")
-    monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    assert object_store_options() == {"AWS_REGION": "eu-central-1"}
+    monkeypatch.setenv("AWS_UNKNOWN", "x")
+    create_backup(copied)
+    assert len(objects(copied)) == 2
+
+
+def test_credentials_are_read_from_the_env_file(
+    copied: BackupConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["AWS_SECRET_ACCESS_KEY=from-file", "AWS_REGION=of-the-file", "OTHER=x", "AWS_EMPTY="]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    monkeypatch.setattr(backup_settings, "ENV_FILE", tmp_path / ".env")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    backup_settings.load_object_store_variables()
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "from-file"
+    assert os.environ["AWS_REGION"] == "us-east-1"
+    assert not {"OTHER", "AWS_EMPTY"} & set(os.environ)
+    create_backup(copied)
 
 
 def test_a_killed_download_is_removed(copied: BackupConfig) -> None:

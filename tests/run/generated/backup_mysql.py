@@ -260,7 +260,8 @@ def tamper(path: Path, line: bytes) -> None:
     path.write_bytes(gzip.compress(text))
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
-    properties = {**manifest.read_backup(path).manifest.properties, "side_bytes": len(text)}
+    made = manifest.parse_manifest(path.name, manifest.manifest_path(path).read_bytes())
+    properties = {**made.properties, "side_bytes": len(text)}
     manifest.update_manifest(
         path, sha256=sha256, size=len(data), dump_size=len(text), properties=properties
     )

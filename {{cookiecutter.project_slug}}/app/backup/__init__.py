@@ -1,8 +1,11 @@
 """Database backups that are proven to restore.
 
-This package does not depend on the rest of the application: it works from cron, and can be lifted out.
 Every function takes a BackupConfig and returns plain JSON data; an expected failure is a
-BackupError.
+BackupError. Only ``settings``, ``metrics`` and ``__main__`` need the rest of the application.
+
+``create`` and ``restore`` are the place to start reading. ``manifest`` is the backup folder,
+``copy`` the off-site copies, ``retention`` says which backups may go, and ``{{ cookiecutter.database }}`` has what
+is particular to the database: see ``base``.
 """
 
 from app.backup.config import BackupConfig, Progress

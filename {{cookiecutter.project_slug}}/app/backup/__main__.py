@@ -9,8 +9,6 @@ damaged, foreign or absent · 7 another backup or restore is running · 8 not co
 import json
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +36,8 @@ Foreign = Annotated[bool, typer.Option(help="Accept a backup of another database
 File = Annotated[Path | None, typer.Argument(help="A backup. Default: the newest good one.")]
 Days = Annotated[int, typer.Option(min=1, help="Age in days from which backups are deleted.")]
 
+COLUMNS = "file\tmade (UTC)\tsize\trows\trevision\tverified (UTC)\tplaces\tstate"
+
 
 @app.command()
 def create(
@@ -47,10 +47,9 @@ def create(
 ) -> None:
     """Make a backup; then delete those older than BACKUP_RETENTION_DAYS."""
     days = None if keep_all else settings.backup.BACKUP_RETENTION_DAYS
-    with _errors(as_json):
-        made = backup.create_backup(
-            backup_config(), retention_days=days, wait=wait, progress=_progress()
-        )
+    made = backup.create_backup(
+        backup_config(), retention_days=days, wait=wait, progress=_progress()
+    )
     _warn(made["notes"])
     _print(made, as_json, f"{made['path']}  {_size(made['size'])}, {_rows(made)}")
 
@@ -59,14 +58,13 @@ def create(
 def list_(as_json: Json = False) -> None:
     """Show the backups of this database, the newest first."""
     config = backup_config()
-    with _errors(as_json):
-        try:
-            found = backup.list_backups(config)
-        except CopyError:
-            if not as_json:  # else two JSON documents would be printed
-                _print_list(backup.list_backups(replace(config, copy_url=None)), as_json)
-            raise
-    _print_list(found, as_json)
+    try:
+        found = backup.list_backups(config)
+    except CopyError:
+        if not as_json:  # else two JSON documents would be printed
+            print(_table(backup.list_backups(replace(config, copy_url=None))))
+        raise
+    _print(found, as_json, _table(found))
 
 
 @app.command()
@@ -74,10 +72,9 @@ def verify(
     file: File = None, foreign: Foreign = False, wait: Wait = 0.0, as_json: Json = False
 ) -> None:
     """Restore a backup beside the live database, check it, and remove it again."""
-    with _errors(as_json):
-        done = backup.verify_backup(
-            backup_config(), file, foreign=foreign, wait=wait, progress=_progress()
-        )
+    done = backup.verify_backup(
+        backup_config(), file, foreign=foreign, wait=wait, progress=_progress()
+    )
     _print(done, as_json, f"{done['path']}  restores: {_rows(done)}")
 
 
@@ -93,20 +90,19 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Put a backup in the place of the live database, which is kept under another name."""
-    with _errors(as_json):
-        if not yes and not sys.stdin.isatty():
-            raise RefusedError("there is no terminal to ask on: add --yes")
-        if drop_old:
-            _drop_old(yes, wait, as_json)
-            return
-        done = backup.restore_backup(
-            backup_config(),
-            file,
-            confirm=None if yes else _confirm,
-            foreign=foreign,
-            wait=wait,
-            progress=_progress(),
-        )
+    if not yes and not sys.stdin.isatty():
+        raise RefusedError("there is no terminal to ask on: add --yes")
+    if drop_old:
+        _drop_old(yes, wait, as_json)
+        return
+    done = backup.restore_backup(
+        backup_config(),
+        file,
+        confirm=None if yes else _confirm,
+        foreign=foreign,
+        wait=wait,
+        progress=_progress(),
+    )
     _warn(done["warnings"])
     kept = f"; what was live is kept as {done['kept_as']}" if done["kept_as"] else ""
     _print(done, as_json, f"restored {done['path']}: {_rows(done)}{kept}")
@@ -117,8 +113,7 @@ def prune(
     days: Days = settings.backup.BACKUP_RETENTION_DAYS, wait: Wait = 0.0, as_json: Json = False
 ) -> None:
     """Delete old backups and copies, but not the newest BACKUP_KEEP_AT_LEAST."""
-    with _errors(as_json):
-        names = backup.prune_backups(backup_config(), days, wait)
+    names = backup.prune_backups(backup_config(), days, wait)
     _print(names, as_json, "\n".join(f"deleted {name}" for name in names) or "nothing to delete")
 
 
@@ -138,29 +133,15 @@ def _confirm(summary: dict[str, Any]) -> bool:
     )
 
 
-@contextmanager
-def _errors(as_json: bool) -> Iterator[None]:
-    try:
-        yield
-    except BackupError as error:
-        if as_json:
-            _print({"error": type(error).__name__, "message": str(error)}, as_json)
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(error.exit_code) from None
-
-
 def _progress() -> backup.Progress:
     """Show each phase on a line of its own; on a terminal with the bytes so far."""
-    phases: list[str] = []
+    seen: set[str] = set()
 
     def show(phase: str, done: int) -> None:
-        if sys.stderr.isatty():
-            start = "\r" if phase in phases else "\n" * bool(phases)
-            size = _size(done) if done else ""
-            typer.echo(f"{start}{phase} {size}  ", err=True, nl=phase == "swap")
-        elif phase not in phases:
-            typer.echo(phase, err=True)
-        phases.append(phase)
+        if phase not in seen or sys.stderr.isatty():
+            one_line_up = "\033[F" if phase in seen else ""
+            typer.echo(f"{one_line_up}{phase} {_size(done) if done else ''}".rstrip(), err=True)
+            seen.add(phase)
 
     return show
 
@@ -174,33 +155,19 @@ def _print(data: object, as_json: bool, text: str = "") -> None:
     print(json.dumps(data, ensure_ascii=False, indent=2) if as_json else text)
 
 
-def _print_list(found: list[dict[str, Any]], as_json: bool) -> None:
-    lines = ["\t".join(_line(one)) for one in found]
-    if lines and sys.stdout.isatty():
-        lines.insert(0, "file\tmade (UTC)\tsize\trows\trevision\tverified (UTC)\tplaces\tstate")
-    _print(found, as_json, "\n".join(lines) or f"no backups in {settings.backup.BACKUP_DIR}")
-
-
-def _line(one: dict[str, Any]) -> list[str]:
-    """Return name, time, size, rows, revision, time of verification, places and state."""
-    places = "+".join(one["places"])
-    if "created_at" not in one:
-        return [one["file"], "", "", "", "", "", places, one["problem"]]
-    made, verified = (
-        (one[key] or "")[:19].replace("T", " ") for key in ("created_at", "verified_at")
-    )
-    rows = str(sum(one["tables"].values()))
-    state = one["problem"] or "good"
-    return [
-        one["file"],
-        made,
-        _size(one["size"]),
-        rows,
-        one["revision"] or "",
-        verified,
-        places,
-        state,
-    ]
+def _table(found: list[dict[str, Any]]) -> str:
+    """Return one line for each backup, with tabs between the columns; a header on a terminal."""
+    lines = [COLUMNS] if sys.stdout.isatty() else []
+    for one in found:
+        made, verified = (
+            (one.get(key) or "")[:19].replace("T", " ") for key in ("created_at", "verified_at")
+        )
+        size = _size(one["size"]) if "size" in one else ""
+        rows = str(sum(one["tables"].values())) if "tables" in one else ""
+        revision, state = one.get("revision") or "", one["problem"] or "good"
+        places = "+".join(one["places"])
+        lines.append("\t".join([one["file"], made, size, rows, revision, verified, places, state]))
+    return "\n".join(lines) if found else f"no backups in {settings.backup.BACKUP_DIR}"
 
 
 def _rows(manifest: dict[str, Any]) -> str:
@@ -212,6 +179,17 @@ def _size(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size} bytes"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run a command; an expected error is one line and an exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up first
-    app()
+    try:
+        app()
+    except BackupError as error:
+        if "--json" in sys.argv:
+            _print({"error": type(error).__name__, "message": str(error)}, as_json=True)
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

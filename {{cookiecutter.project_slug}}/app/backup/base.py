@@ -15,17 +15,19 @@ side_name(url, kind, stamp)  the name of one
 """
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import IO, Any, Protocol
 from urllib.parse import quote, quote_plus
 
 from sqlalchemy.engine import make_url
 
-from app.backup.config import Progress
+from app.backup.config import Progress, no_progress
 from app.backup.errors import DatabaseError
 
 CHUNK = 1 << 20  # bytes
@@ -34,7 +36,7 @@ CHUNK = 1 << 20  # bytes
 class Reader(Protocol):
     """A file object that can be read."""
 
-    def read(self, size: int, /) -> bytes: ...
+    def read(self, size: int = ..., /) -> bytes: ...
 
 
 class Writer(Protocol):
@@ -64,40 +66,64 @@ class Dumped:
 class Meter:
     """A file object that counts the bytes that pass, and reports progress twice a second."""
 
-    def __init__(self, file: Any, progress: Progress | None = None, phase: str = "") -> None:
+    def __init__(self, file: Any, progress: Progress = no_progress, phase: str = "") -> None:
         self.done = 0
         self._file, self._progress, self._phase, self._due = file, progress, phase, 0.0
         self._count(b"")
 
     def write(self, data: bytes) -> int:
         self._file.write(data)
-        return self._count(data)
+        self._count(data)
+        return len(data)
 
-    def read(self, size: int) -> bytes:
-        data: bytes = self._file.read(size)
+    def read(self, size: int = -1) -> bytes:
+        data = bytes(self._file.read(size))
         self._count(data)
         return data
 
     def flush(self) -> None:
         """Do nothing: the file is flushed when it is closed."""
 
-    def _count(self, data: bytes) -> int:
+    def _count(self, data: bytes) -> None:
         self.done += len(data)
-        if self._progress and time.monotonic() >= self._due:
+        if time.monotonic() >= self._due:
             self._progress(self._phase, self.done)
             self._due = time.monotonic() + 0.5
-        return len(data)
 
 
-def copy(source: Reader, target: Writer) -> None:
-    """Write all that can be read."""
-    for chunk in chunks(source):
-        target.write(chunk)
+class HashingMeter(Meter):
+    """A meter that computes the SHA-256 of the bytes that pass as well."""
+
+    def __init__(self, file: Any, progress: Progress = no_progress, phase: str = "") -> None:
+        self.sha256 = hashlib.sha256()
+        super().__init__(file, progress, phase)
+
+    def _count(self, data: bytes) -> None:
+        self.sha256.update(data)
+        super()._count(data)
 
 
 def chunks(source: Reader) -> Iterator[bytes]:
     """Read a file object to its end."""
     return iter(lambda: source.read(CHUNK), b"")
+
+
+@contextmanager
+def private_file(path: Path) -> Iterator[IO[bytes]]:
+    """Create a file of mode 0600, replacing what is there, and write it through to the disk."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b") as file:
+        give_to_owner_of_folder(path)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def give_to_owner_of_folder(path: Path) -> None:
+    """When root runs a command once, the worker must still be able to read the files."""
+    if os.geteuid() == 0:
+        folder = path.parent.stat()
+        os.chown(path, folder.st_uid, folder.st_gid)
 
 
 def driver_arguments(url: str) -> tuple[list[Any], dict[str, Any]]:

@@ -8,13 +8,17 @@ from pathlib import Path
 Progress = Callable[[str, int], None]
 
 
+def no_progress(phase: str, done: int) -> None:
+    """Report nothing."""
+
+
 @dataclass(frozen=True)
 class BackupConfig:
     """What is backed up, and where to.
 
     ``url`` and ``verify_url`` are SQLAlchemy URLs; backups are restored for verification on the
     server of the second, if there is one. ``directory`` may be shared with other databases.
-    ``copy_options`` are passed to the object store (credentials, endpoint).
+    The object store's credentials and endpoint are environment variables.
     """
 
     url: str = field(repr=False)
@@ -23,7 +27,6 @@ class BackupConfig:
     keep_at_least: int = 3
     verify_url: str | None = field(default=None, repr=False)
     copy_url: str | None = None
-    copy_options: dict[str, str] = field(default_factory=dict, repr=False)
     age_recipients: tuple[str, ...] = ()
     age_identity_file: Path | None = None
 

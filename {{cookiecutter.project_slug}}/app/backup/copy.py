@@ -5,12 +5,13 @@ which is written last. Data without a manifest is an upload that did not finish.
 https://developmentseed.org/obstore/latest/ and https://age-encryption.org
 """
 
-import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
+from shutil import copyfileobj
 from typing import Any
 
 import obstore
@@ -19,10 +20,10 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
 from app.backup import manifest as folder
-from app.backup.base import Meter, chunks, copy, one_line
-from app.backup.config import BackupConfig, Progress
-from app.backup.errors import BackupError, CopyError, InvalidBackupError
-from app.backup.manifest import Backup, Manifest
+from app.backup.base import CHUNK, HashingMeter, Meter, chunks, one_line, private_file
+from app.backup.config import BackupConfig, Progress, no_progress
+from app.backup.errors import CopyError, InvalidBackupError
+from app.backup.manifest import Manifest
 
 PART_SIZE = 8 << 20  # bytes held in memory per part of an upload
 AGE_ERRORS = (pyrage.DecryptError, pyrage.EncryptError, pyrage.IdentityError, pyrage.RecipientError)
@@ -34,6 +35,8 @@ def list_copies(config: BackupConfig) -> list[Manifest]:
     Raises:
         CopyError: the store cannot be read.
     """
+    if not config.copy_url:
+        return []
     with _errors(config):
         store = _store(config)
         names = [one["path"] for page in obstore.list(store) for one in page]
@@ -43,17 +46,16 @@ def list_copies(config: BackupConfig) -> list[Manifest]:
             if name.endswith(".json"):
                 text = bytes(obstore.get(store, name).bytes())
                 try:
-                    manifest = folder.parse_manifest(name, text)
+                    manifest = folder.parse_manifest(name.removesuffix(".json"), text)
                 except InvalidBackupError:
-                    continue  # not complete, or of another program
-                is_complete = f"{manifest.file}.json" == name and manifest.copy_file in names
-                if is_complete and folder.is_ours(config, manifest):
+                    continue  # of another program
+                if manifest.copy_file in names and folder.is_ours(config, manifest):
                     found.append(manifest)
-    return sorted(found, key=lambda one: (one.sequence, one.created_at), reverse=True)
+    return folder.newest_first(found)
 
 
 def copy_missing(
-    config: BackupConfig, server: str, retention_days: int | None, progress: Progress | None
+    config: BackupConfig, server: str, retention_days: int | None, progress: Progress
 ) -> None:
     """Copy every good local backup that has no copy yet, the newest first; then apply retention.
 
@@ -61,29 +63,27 @@ def copy_missing(
         CopyError: the store refused, is not there, or gave back other bytes.
     """
     there = {manifest.file for manifest in list_copies(config)}
-    for backup in folder.of_server(folder.scan(config), server):
-        if backup.path.name not in there:
+    for backup in folder.good_backups(config, server):
+        if backup.file not in there:
             _upload(config, backup, progress)
-        if backup.manifest and not backup.manifest.copied_at:
+        if not backup.copied_at:
             with folder.storage_errors(config):
-                folder.update_manifest(backup.path, copied_at=folder.now())
+                folder.update_manifest(config.directory / backup.file, copied_at=folder.now())
     if retention_days is not None:
         prune_copies(config, server, retention_days)
 
 
 def prune_copies(config: BackupConfig, server: str, retention_days: int) -> list[str]:
     """Delete copies older than ``retention_days``, but never the newest ``keep_at_least``."""
-    from app.backup.retention import is_old
-
     copies = [one for one in list_copies(config) if one.server == server]
-    old = [one for one in copies[max(1, config.keep_at_least) :] if is_old(one, retention_days)]
+    old = folder.expired(copies, config, retention_days)
     with _errors(config):
         for manifest in old:
             obstore.delete(_store(config), [f"{manifest.file}.json", str(manifest.copy_file)])
     return [manifest.file for manifest in old]
 
 
-def fetch(config: BackupConfig, name: str, progress: Progress | None = None) -> Path:
+def fetch(config: BackupConfig, name: str, progress: Progress = no_progress) -> Path:
     """Download a copy into the backup folder, decrypted and compared with its checksum.
 
     Raises:
@@ -98,107 +98,67 @@ def fetch(config: BackupConfig, name: str, progress: Progress | None = None) -> 
         folder.make_folder(config)
         partial = folder.partial_path(config, "download")
         try:
-            with folder.private_file(partial) as file, _errors(config):
-                _download(config, manifest, Meter(file, progress, "download"))
-            with partial.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:
-                    raise InvalidBackupError(f"the copy of {name} is damaged: use another backup")
+            with private_file(partial) as file, _errors(config):
+                target = HashingMeter(file, progress, "download")
+                _download(config, manifest, target)
+            if target.sha256.hexdigest() != manifest.sha256:
+                raise InvalidBackupError(f"the copy of {name} is damaged: use another backup")
             local = manifest.model_copy(update={"copy_file": None, "copy_sha256": None})
-            return folder.publish(config, partial, local).path
+            return folder.publish(config, partial, local)
         finally:
             partial.unlink(missing_ok=True)
 
 
-def _upload(config: BackupConfig, backup: Backup, progress: Progress | None) -> None:
-    assert backup.manifest is not None
+def _upload(config: BackupConfig, backup: Manifest, progress: Progress) -> None:
     encrypt = bool(config.age_recipients)
-    name = f"{backup.path.name}.age" if encrypt else backup.path.name
+    name = f"{backup.file}.age" if encrypt else backup.file
     with _errors(config):
         store = _store(config)
         # Not as a context manager: that would complete the upload when it fails half way.
         writer = obstore.open_writer(store, name, buffer_size=PART_SIZE, max_concurrency=2)
-        target = _Digest(writer)
-        with backup.path.open("rb") as file:
+        target = HashingMeter(writer)
+        with (config.directory / backup.file).open("rb") as file:
             source = Meter(file, progress, "upload")
             if encrypt:
                 pyrage.encrypt_io(source, target, _recipients(config))
             else:
-                copy(source, target)
+                copyfileobj(source, target, CHUNK)
         writer.close()
-        if _digest_of(store, name) != target.sha256.hexdigest():
+        sha256 = target.sha256.hexdigest()
+        back = HashingMeter(obstore.open_reader(store, name, buffer_size=PART_SIZE))
+        for _ in chunks(back):
+            pass
+        if back.sha256.hexdigest() != sha256:
             raise CopyError(f"{config.copy_url} gave back other bytes of {name} than were written")
-        manifest = backup.manifest.model_copy(
-            update={
-                "copy_file": name,
-                "copy_sha256": target.sha256.hexdigest(),
-                "copied_at": folder.now(),
-            }
-        )
-        text = manifest.model_dump_json(indent=2, exclude_none=True)
-        obstore.put(store, f"{backup.path.name}.json", text.encode())
+        values = {"copy_file": name, "copy_sha256": sha256, "copied_at": folder.now()}
+        text = backup.model_copy(update=values).model_dump_json(indent=2, exclude_none=True)
+        obstore.put(store, f"{backup.file}.json", text.encode())
 
 
 def _download(config: BackupConfig, manifest: Manifest, target: Meter) -> None:
     name = str(manifest.copy_file)
-    source = _Source(obstore.open_reader(_store(config), name, buffer_size=PART_SIZE))
+    source = Meter(obstore.open_reader(_store(config), name, buffer_size=PART_SIZE))
     if name.endswith(".age"):
         pyrage.decrypt_io(source, target, _identities(config))
     else:
-        copy(source, target)
-
-
-class _Digest:
-    """A file object that computes the checksum of what is written."""
-
-    def __init__(self, file: Any) -> None:
-        self.sha256 = hashlib.sha256()
-        self._file = file
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        self._file.write(data)
-        return len(data)
-
-    def flush(self) -> None:
-        """Do nothing: the upload is completed when it is closed."""
-
-
-class _Source:
-    """A file object that gives bytes, as pyrage expects them."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def read(self, size: int) -> bytes:
-        return bytes(self._file.read(size))
-
-
-def _digest_of(store: ObjectStore, name: str) -> str:
-    sha256 = hashlib.sha256()
-    for chunk in chunks(_Source(obstore.open_reader(store, name, buffer_size=PART_SIZE))):
-        sha256.update(chunk)
-    return sha256.hexdigest()
+        copyfileobj(source, target, CHUNK)
 
 
 def _store(config: BackupConfig) -> ObjectStore:
     if not config.copy_url:
         raise CopyError("BACKUP_COPY_URL is not set: there are no off-site copies")
-    options: dict[str, Any] = {}
-    if not config.copy_url.startswith("file:"):
-        # A store refuses the names of another one, and names in capitals.
-        ours = {"s3": "aws_", "gs": "google_", "az": "azure_"}[config.copy_url.partition(":")[0]]
-        given = {name.lower(): value for name, value in config.copy_options.items()}
-        allow_http = given.pop("aws_allow_http", "false").lower() in ("true", "1")
-        options = {
-            **{name: value for name, value in given.items() if name.startswith(ours)},
-            "client_options": {
-                "allow_http": allow_http,
-                "connect_timeout": "10s",
-                "timeout": "120s",
-            },
-            "retry_config": {"max_retries": 3, "retry_timeout": timedelta(seconds=60)},
-        }
-    return from_url(config.copy_url, **options)
+    if config.copy_url.startswith("file:"):
+        return from_url(config.copy_url)
+    # Credentials and endpoint are read from the environment.
+    return from_url(
+        config.copy_url,
+        client_options={
+            "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1"),
+            "connect_timeout": "10s",
+            "timeout": "120s",
+        },
+        retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=60)},
+    )
 
 
 @contextmanager
@@ -206,8 +166,6 @@ def _errors(config: BackupConfig) -> Iterator[None]:
     """Turn errors of the store and of age into one line."""
     try:
         yield
-    except BackupError:
-        raise
     except (BaseError, *AGE_ERRORS, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
             raise  # The local disk is full.

@@ -7,12 +7,11 @@ from isal import igzip_threaded
 
 from app.backup import manifest as folder
 from app.backup import {{ cookiecutter.database }} as engine
-from app.backup.base import Meter
-from app.backup.check import read_through
-from app.backup.config import BackupConfig, Progress
+from app.backup.base import Meter, private_file
+from app.backup.config import BackupConfig, Progress, no_progress
 from app.backup.copy import copy_missing
 from app.backup.errors import StorageError
-from app.backup.manifest import Backup, Manifest
+from app.backup.manifest import Manifest
 from app.backup.retention import prune_locked
 
 
@@ -22,7 +21,7 @@ def create_backup(
     retention_days: int | None = None,
     run_id: str | None = None,
     wait: float = 0.0,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Make a backup, check it, and return its manifest with ``path`` and ``pruned`` (file names).
 
@@ -40,43 +39,34 @@ def create_backup(
         with folder.storage_errors(config):
             folder.make_folder(config)
             folder.remove_leftovers(config, server)
-            path = (_of_run(config, run_id) or _create(config, server, run_id, progress)).path
+            same = [one for one in folder.good_backups(config) if run_id and one.run_id == run_id]
+            made = same[0] if same else _create(config, server, run_id, progress)
             pruned = []
             if retention_days is not None:
                 pruned = prune_locked(config, server, retention_days)
         if config.copy_url:
             copy_missing(config, server, retention_days, progress)
-        return {**folder.read_backup(path).to_dict(), "pruned": pruned}
+        made = folder.read_backup(config.directory / made.file)
+        return {**made.to_dict(config.directory), "pruned": pruned}
 
 
-def _of_run(config: BackupConfig, run_id: str | None) -> Backup | None:
-    for backup in folder.scan(config):
-        if run_id and not backup.problem and backup.manifest and backup.manifest.run_id == run_id:
-            return backup
-    return None
-
-
-def _create(
-    config: BackupConfig, server: str, run_id: str | None, progress: Progress | None
-) -> Backup:
+def _create(config: BackupConfig, server: str, run_id: str | None, progress: Progress) -> Manifest:
     moment, start = folder.now(), time.monotonic()
     partial = folder.partial_path(config, server)
     try:
         with (
-            folder.private_file(partial) as file,
+            private_file(partial) as file,
             # Level 1 gives about the size of gzip's default level in a tenth of the time.
             igzip_threaded.open(file, "wb", compresslevel=1) as packed,
         ):
             target = Meter(packed, progress, "dump")
             dumped = engine.dump(config.url, target)
-        if progress:
-            progress("check", 0)
-        checked = read_through(partial)
-        if checked.dump_size != target.done:
+        sha256, dump_size = folder.read_through(partial, progress)
+        if dump_size != target.done:
             raise StorageError(f"{config.directory} gave back other bytes than were written")
-        known = [one.manifest.sequence for one in folder.scan(config) if one.manifest]
+        known = [one.sequence for one in folder.good_backups(config)]
         manifest = Manifest(
-            file=folder.free_name(config, moment),
+            file=folder.new_name(config, moment),
             project=config.project,
             database=engine.database_name(config.url),
             engine=folder.ENGINE,
@@ -84,9 +74,9 @@ def _create(
             created_at=moment,
             # The time, too, since only the off-site copies may be left.
             sequence=max(max(known, default=0) + 1, int(moment.timestamp() * 1000)),
-            sha256=checked.sha256,
-            size=checked.size,
-            dump_size=checked.dump_size,
+            sha256=sha256,
+            size=partial.stat().st_size,
+            dump_size=dump_size,
             seconds=round(time.monotonic() - start, 3),
             versions=dumped.versions,
             revision=dumped.facts.revision,
@@ -95,6 +85,7 @@ def _create(
             notes=dumped.notes,
             run_id=run_id,
         )
-        return folder.publish(config, partial, manifest)
+        folder.publish(config, partial, manifest)
+        return manifest
     finally:
         partial.unlink(missing_ok=True)

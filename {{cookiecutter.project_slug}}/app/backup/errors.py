@@ -1,6 +1,5 @@
 """The errors of this package. ``str(error)`` is one line that says what to do next.
 
-``retryable`` says whether the same call may succeed later without anybody's help;
 ``exit_code`` is the exit status of ``python -m app.backup``.
 """
 
@@ -8,7 +7,6 @@
 class BackupError(Exception):
     """Base class of every error that this package raises on purpose."""
 
-    retryable = False
     exit_code = 1
 
 
@@ -21,14 +19,12 @@ class ToolError(BackupError):
 class DatabaseError(BackupError):
     """The server refused, went away, or its program failed; carries the program's own words."""
 
-    retryable = True
     exit_code = 4
 
 
 class StorageError(BackupError):
     """The backup folder cannot be written: full, read-only or removed."""
 
-    retryable = True
     exit_code = 5
 
 
@@ -41,7 +37,6 @@ class InvalidBackupError(BackupError):
 class BusyError(BackupError):
     """Another backup or restore of this database is running."""
 
-    retryable = True
     exit_code = 7
 
 
@@ -54,5 +49,4 @@ class RefusedError(BackupError):
 class CopyError(BackupError):
     """The off-site copy could not be written or read; local backups are not affected."""
 
-    retryable = True
     exit_code = 9

@@ -1,21 +1,21 @@
 """The backup folder: names of files, manifests, and which backups are good."""
 
-import errno
+import hashlib
 import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from glob import escape
+from glob import escape, glob
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote
 
+from isal import igzip, isal_zlib
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from app.backup import {{ cookiecutter.database }} as engine
-from app.backup.config import BackupConfig
+from app.backup.base import Meter, give_to_owner_of_folder, private_file
+from app.backup.config import BackupConfig, Progress, no_progress
 from app.backup.errors import BackupError, InvalidBackupError, StorageError
 
 ENGINE = "{{ cookiecutter.database }}"
@@ -56,21 +56,10 @@ class Manifest(BaseModel):
     copy_sha256: str | None = None
     copy_file: str | None = None
 
-
-@dataclass(frozen=True)
-class Backup:
-    """A file with its manifest; ``problem`` says why it is not a good one."""
-
-    path: Path
-    manifest: Manifest | None
-    problem: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON data."""
-        found = {"file": self.path.name}
-        if self.manifest:
-            found = self.manifest.model_dump(mode="json", exclude={"copy_file", "copy_sha256"})
-        return {**found, "path": str(self.path), "problem": self.problem}
+    def to_dict(self, folder: Path) -> dict[str, Any]:
+        """Return plain JSON data, with the path of the file in that folder."""
+        found = self.model_dump(mode="json", exclude={"copy_file", "copy_sha256"})
+        return {**found, "path": str(folder / self.file), "problem": None}
 
 
 def now() -> datetime:
@@ -78,64 +67,116 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def newest_first(manifests: Iterable[Manifest]) -> list[Manifest]:
+    """Sort by sequence, not by clock: a clock that was wrong once cannot mix up the order."""
+    return sorted(manifests, key=lambda one: (one.sequence, one.created_at), reverse=True)
+
+
 def parse_manifest(name: str, text: bytes) -> Manifest:
-    """Parse a manifest; raise InvalidBackupError if it is malformed."""
+    """Parse the manifest of the backup ``name``; raise InvalidBackupError if it is malformed."""
     try:
-        return Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InvalidBackupError(
             f"the manifest of {name} is damaged: {where} {first['msg']}"
         ) from None
+    if manifest.file != name:
+        raise InvalidBackupError(f"the manifest of {name} is that of {manifest.file}")
+    return manifest
 
 
-def read_backup(path: Path) -> Backup:
-    """Return the backup in a file, with its problem if it has one."""
+def read_backup(path: Path) -> Manifest:
+    """Return the manifest of a backup.
+
+    Raises:
+        InvalidBackupError: it is absent or malformed, or the file has another size.
+    """
     try:
-        manifest = parse_manifest(path.name, manifest_path(path).read_bytes())
         size = path.stat().st_size
-        if manifest.file != path.name:
-            raise InvalidBackupError(f"the manifest of {path.name} is that of {manifest.file}")
-    except BackupError as error:
-        return Backup(path, None, str(error))
-    except FileNotFoundError as error:
-        return Backup(path, None, f"there is no file {error.filename}")
+        manifest = parse_manifest(path.name, manifest_path(path).read_bytes())
     except OSError as error:
-        return Backup(path, None, f"{error.filename} cannot be read: {error.strerror}")
+        raise InvalidBackupError(f"{error.filename} cannot be read: {error.strerror}") from None
     if size != manifest.size:
-        return Backup(path, manifest, f"{path} has {size} bytes instead of {manifest.size}")
-    return Backup(path, manifest)
+        raise InvalidBackupError(f"{path} has {size} bytes instead of {manifest.size}")
+    return manifest
 
 
-def scan(config: BackupConfig) -> list[Backup]:
-    """Return this database's backups, the newest first, those without a manifest last.
+def read_through(path: Path, progress: Progress = no_progress) -> tuple[str, int]:
+    """Decompress a backup to its end and inspect what is in it.
+
+    Returns the SHA-256 of the file and the size of the dump in it, in bytes.
+
+    Raises:
+        InvalidBackupError: it is damaged, incomplete, or holds what must not be run.
+    """
+    with damage_errors(path), igzip.open(path, "rb") as plain:
+        meter = Meter(plain, progress, "check")
+        engine.inspect(meter)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), meter.done
+
+
+def check_content(path: Path, manifest: Manifest, progress: Progress = no_progress) -> None:
+    """Compare a backup with the checksum and the size in its manifest.
+
+    Raises:
+        InvalidBackupError: it is damaged, or another file.
+    """
+    if read_through(path, progress) != (manifest.sha256, manifest.dump_size):
+        raise InvalidBackupError(f"{path} has another checksum than its manifest: use another one")
+
+
+@contextmanager
+def damage_errors(path: Path) -> Iterator[None]:
+    """Turn errors of decompression into InvalidBackupError."""
+    try:
+        yield
+    # isal's type stub declares its error as an instance.
+    except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]
+        raise InvalidBackupError(f"{path} is damaged ({error}): use another backup") from None
+    except InvalidBackupError as error:
+        raise InvalidBackupError(f"{path} {error}") from None
+
+
+def scan(config: BackupConfig) -> tuple[list[Manifest], dict[str, str]]:
+    """Return this database's good backups, the newest first, and what is wrong with other files.
 
     Backups of the same database on another server are included; those of other projects are not.
     """
-    name = re.compile(re.escape(prefix(config)) + r"\d{8}_\d{6}" + re.escape(engine.SUFFIX))
-    try:
-        names = sorted(os.listdir(config.directory))  # noqa: PTH208
-    except OSError:
-        names = []
-    found = [read_backup(config.directory / one) for one in names if name.fullmatch(one)]
-    ours = [one for one in found if one.manifest is None or is_ours(config, one.manifest)]
-    return sorted(ours, key=lambda one: one.manifest.sequence if one.manifest else 0)[::-1]
+    good, problems = [], {}
+    digits = "[0-9]" * 8 + "_" + "[0-9]" * 6
+    pattern = f"{escape(prefix(config))}{digits}{engine.SUFFIX}"
+    # Unlike Path.glob, this finds nothing in a folder that cannot be read.
+    for name in glob(pattern, root_dir=config.directory):  # noqa: PTH207
+        try:
+            manifest = read_backup(config.directory / name)
+        except InvalidBackupError as error:
+            problems[name] = str(error)
+        else:
+            if is_ours(config, manifest):
+                good.append(manifest)
+    return newest_first(good), problems
+
+
+def good_backups(config: BackupConfig, server: str | None = None) -> list[Manifest]:
+    """Return this database's good backups, of one server or of all, the newest first."""
+    return [one for one in scan(config)[0] if server in (None, one.server)]
+
+
+def expired(backups: list[Manifest], config: BackupConfig, retention_days: int) -> list[Manifest]:
+    """Return those that are older than ``retention_days``, but not the newest ``keep_at_least``."""
+    if retention_days < 1:
+        raise BackupError("retention_days must be 1 or more")
+    limit = now() - timedelta(days=retention_days)
+    return [one for one in backups[max(1, config.keep_at_least) :] if one.created_at < limit]
 
 
 def is_ours(config: BackupConfig, manifest: Manifest) -> bool:
     """Return whether a backup belongs to this project and database, on whatever server."""
     ours = (ENGINE, config.project, engine.database_name(config.url))
     return (manifest.engine, manifest.project, manifest.database) == ours
-
-
-def of_server(backups: list[Backup], server: str) -> list[Backup]:
-    """Return the good backups of one server."""
-    return [
-        one
-        for one in backups
-        if one.problem is None and one.manifest and one.manifest.server == server
-    ]
 
 
 def manifest_path(path: Path) -> Path:
@@ -157,31 +198,30 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 def update_manifest(path: Path, **values: object) -> None:
     """Change values of a backup's manifest."""
-    manifest = read_backup(path).manifest
-    if manifest:
-        write_manifest(path, manifest.model_copy(update=values))
+    manifest = parse_manifest(path.name, manifest_path(path).read_bytes())
+    write_manifest(path, manifest.model_copy(update=values))
 
 
-def publish(config: BackupConfig, partial: Path, manifest: Manifest) -> Backup:
-    """Give a complete backup its final name. The manifest is written first."""
+def publish(config: BackupConfig, partial: Path, manifest: Manifest) -> Path:
+    """Give a complete backup its final name, and return its path. The manifest is written first."""
     path = config.directory / manifest.file
     write_manifest(path, manifest)
     partial.rename(path)
     sync_folder(path.parent)
-    return Backup(path, manifest)
+    return path
 
 
-def free_name(config: BackupConfig, moment: datetime) -> str:
-    """Return the file name of a new backup; if it is taken, that of the next free second."""
+def new_name(config: BackupConfig, moment: datetime) -> str:
+    """Return the file name of a new backup."""
+    names = {path.name.removesuffix(".json") for path in config.directory.iterdir()}
+    return free_name(lambda stamp: f"{prefix(config)}{stamp}{engine.SUFFIX}", names, moment)
 
-    def name_of(stamp: str) -> str:
-        return f"{prefix(config)}{stamp}{engine.SUFFIX}"
 
-    names = set(os.listdir(config.directory))  # noqa: PTH208
-    taken = {name.removesuffix(".json") for name in names}
-    while name_of(moment.strftime(STAMP)) in taken:
+def free_name(name_of: Callable[[str], str], taken: Collection[str], moment: datetime) -> str:
+    """Return the name that a moment gives; if it is taken, that of the next free second."""
+    while (name := name_of(moment.strftime(STAMP))) in taken:
         moment += timedelta(seconds=1)
-    return name_of(moment.strftime(STAMP))
+    return name
 
 
 def partial_path(config: BackupConfig, server: str) -> Path:
@@ -195,61 +235,30 @@ def remove_leftovers(config: BackupConfig, server: str) -> None:
         partial_path(config, name).unlink(missing_ok=True)
     for path in config.directory.glob(f".{escape(prefix(config))}*.json.partial"):
         path.unlink(missing_ok=True)
-    for path in config.directory.glob("*.gz.json"):
-        backup = path.with_suffix("")
-        if not backup.exists():
-            manifest = read_manifest_only(path)
-            if manifest and is_ours(config, manifest) and manifest.server == server:
-                path.unlink(missing_ok=True)
-
-
-def read_manifest_only(path: Path) -> Manifest | None:
-    """Return the manifest in a JSON file, or None if it cannot be read."""
-    try:
-        return parse_manifest(path.name, path.read_bytes())
-    except (OSError, BackupError):
-        return None
+    for path in config.directory.glob(f"{escape(prefix(config))}*.json"):
+        data = path.with_suffix("")
+        with suppress(OSError, InvalidBackupError):
+            manifest = parse_manifest(data.name, path.read_bytes())
+            if not data.exists() and is_ours(config, manifest) and manifest.server == server:
+                path.unlink()
 
 
 def make_folder(config: BackupConfig) -> None:
     """Create the backup folder."""
     if not config.directory.is_dir():
         config.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _give_to_owner_of_folder(config.directory)
-
-
-@contextmanager
-def private_file(path: Path) -> Iterator[IO[bytes]]:
-    """Create a file of mode 0600, replacing what is there, and write it through to the disk."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b") as file:
-        _give_to_owner_of_folder(path)
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _give_to_owner_of_folder(path: Path) -> None:
-    """When root runs a command once, the worker must still be able to read the files."""
-    if os.geteuid() == 0:
-        folder = path.parent.stat()
-        os.chown(path, folder.st_uid, folder.st_gid)
+        give_to_owner_of_folder(config.directory)
 
 
 @contextmanager
 def storage_errors(config: BackupConfig) -> Iterator[None]:
     """Turn an error of the file system into one that says what to do."""
-    advice = {
-        errno.ENOSPC: "the disk is full: free space",
-        errno.EDQUOT: "the quota is used up: free space",
-        errno.ENOENT: "it was removed: make it again",
-    }
     try:
         yield
     except OSError as error:
-        reason = advice.get(error.errno or 0, f"{error.strerror or error}: make it writable")
         raise StorageError(
-            f"cannot write to the backup folder {config.directory}: {reason}, or set BACKUP_DIR"
+            f"cannot write to the backup folder {config.directory}: {error.strerror or error}:"
+            " free space, make it writable, or set BACKUP_DIR"
         ) from error
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
-from shutil import which
+from shutil import copyfileobj, which
 from typing import Any
 
 import psycopg
@@ -22,7 +23,7 @@ SUFFIX = ".sql.gz"
 
 NAME_LIMIT = 63  # bytes, https://www.postgresql.org/docs/current/limits.html
 # Where packages for several versions put their programs (Debian, Red Hat).
-FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
+FOLDERS = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin")
 # No setting of the role or of the database may stop a dump or a restore half way.
 OPTIONS = (
     " -c statement_timeout=0 -c lock_timeout=60s -c idle_in_transaction_session_timeout=0"
@@ -109,12 +110,8 @@ def locked(url: str, wait: float) -> Iterator[None]:
     # In the maintenance database: an advisory lock belongs to one, and the live one is renamed.
     name = f"backup of {database_name(url)}".encode()
     key = int.from_bytes(sha256(name).digest()[:8], signed=True)
-    with _errors(url):
-        conn = _maintenance(url)
-    with conn:
-        with _errors(url):
-            free = base.poll(lambda: _value(conn, "SELECT pg_try_advisory_lock(%s)", key), wait)
-        if not free:
+    with _errors(url), _maintenance(url) as conn:
+        if not base.poll(lambda: _value(conn, "SELECT pg_try_advisory_lock(%s)", key), wait):
             raise BusyError("another backup or restore of this database is running: try later")
         try:
             yield
@@ -148,7 +145,7 @@ def dump(url: str, target: Writer) -> Dumped:
                     head = head.replace(NEW_SETTING, b"", 1)
                     notes.append("the setting transaction_timeout of a newer pg_dump is left out")
                 target.write(head)
-                base.copy(output, target)
+                copyfileobj(output, target, base.CHUNK)
             except BaseException:
                 conn.cancel()
                 raise
@@ -167,9 +164,11 @@ def inspect(source: Reader) -> None:
     if match is None:
         raise InvalidBackupError("does not begin with \\restrict: it may run programs")
     key = match[1]
-    count, tail = _seen(key, 0, b"", head)
-    for chunk in chunks(source):
-        count, tail = _seen(key, count, tail, chunk)
+    count, tail = 0, b""
+    for chunk in chain([head], chunks(source)):
+        window = tail + chunk
+        count += window.count(key) - tail.count(key)  # the tail's have been counted before
+        tail = window[-len(key) - 64 :]
     if count != 2 or not tail.rstrip().endswith(b"\\unrestrict " + key):
         raise InvalidBackupError("has commands after \\unrestrict, or no end: it may run programs")
 
@@ -184,7 +183,7 @@ def load(url: str, side: str, source: Reader, properties: dict[str, Any]) -> Non
     arguments = ("--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1")
     command = _command(url, tool, *arguments, side=side, options=" -c synchronous_commit=off")
     with programs.running(command, feed=True) as psql:
-        base.copy(source, psql)
+        copyfileobj(source, psql, base.CHUNK)
     with _errors(url), _connect(url, side) as conn:
         conn.execute("ANALYZE")  # else the first queries after the swap have no statistics
 
@@ -193,7 +192,8 @@ def facts(url: str, side: str | None) -> Facts:
     """Count the rows of a side database, or of the live one; none if it does not exist."""
     with _errors(url):
         with _maintenance(url) as conn:
-            if not _exists(conn, side or database_name(url)):
+            name = side or database_name(url)
+            if not _value(conn, "SELECT 1 FROM pg_database WHERE datname = %s", name):
                 return Facts({}, None)
         with _connect(url, side) as conn:
             return _count(conn)
@@ -261,35 +261,36 @@ def _maintenance(url: str) -> psycopg.Connection:
 
 def _command(url: str, tool: str, *arguments: str, side: str = "", options: str = "") -> Command:
     """Return the command of a program, with everything but the password in a connection string."""
+    # Only what the URL gives: the driver's libpq may know options that the program's does not.
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
     given = {key: value for key, value in _parameters(url).items() if key in known}
     password = str(given.pop("password", "") or "")
     given.pop("sslpassword", None)
     given["options"] += options
     conninfo = make_conninfo(**{**given, **({"dbname": side} if side else {})})
-    env = {"PGPASSWORD": password} if password else {}
     return Command(
-        (tool, "--no-password", *arguments, f"--dbname={conninfo}"), env, secret=password
+        (tool, "--no-password", *arguments, f"--dbname={conninfo}"),
+        env={"PGPASSWORD": password} if password else {},
+        secret=password,
     )
 
 
 def _tool(conn: psycopg.Connection, name: str) -> tuple[str, str]:
     """Return the path and version of a program: the server's own version, else the next newer."""
     server = conn.info.server_version // 10000
-    paths = [str(path) for folder in FOLDERS for path in Path("/").glob(f"{folder[1:]}/{name}")]
-    found = {path: programs.version(path) for path in [*paths, which(name) or ""] if path}
-    majors = {path: _major(version) for path, version in found.items()}
+    paths = [str(path) for folder in FOLDERS for path in Path("/").glob(f"{folder}/{name}")]
+    versions = {path: programs.version(path) for path in [*paths, which(name)] if path}
     package = f"postgresql-client-{server}"
-    if not found:
+    if not versions:
         raise ToolError(f"{name} is not installed: install the Debian package {package}")
-    usable = [path for path in found if majors[path] >= server]
-    if not usable:
-        newest = found[max(found, key=lambda path: majors[path])]
-        raise ToolError(
-            f"{newest} is older than the server ({server}): install the Debian package {package}"
-        )
-    path = min(usable, key=lambda path: majors[path])
-    return path, found[path]
+    oldest_first = sorted(versions, key=lambda path: _major(versions[path]))
+    for path in oldest_first:
+        if _major(versions[path]) >= server:
+            return path, versions[path]
+    raise ToolError(
+        f"{versions[oldest_first[-1]]} is older than the server ({server}): install the Debian"
+        f" package {package}"
+    )
 
 
 def _major(version: str) -> int:
@@ -300,10 +301,6 @@ def _major(version: str) -> int:
 def _value(conn: psycopg.Connection, query: str, *values: object) -> Any:
     row = conn.execute(query.encode(), values or None).fetchone()
     return row[0] if row else None
-
-
-def _exists(conn: psycopg.Connection, name: str) -> bool:
-    return bool(_value(conn, "SELECT 1 FROM pg_database WHERE datname = %s", name))
 
 
 def _count(conn: psycopg.Connection) -> Facts:
@@ -318,27 +315,19 @@ def _count(conn: psycopg.Connection) -> Facts:
     return Facts(tables, revision)
 
 
-def _seen(key: bytes, count: int, tail: bytes, chunk: bytes) -> tuple[int, bytes]:
-    """Count a key in a stream; return the count and the last bytes, which may hold its half."""
-    window = tail + chunk
-    # What the tail alone held has been counted before.
-    return count + window.count(key) - tail.count(key), window[-len(key) - 64 :]
-
-
 def _sql(template: str, *names: str) -> sql.Composed:
     return sql.SQL(template).format(*map(sql.Identifier, names))
 
 
 def _create(conn: psycopg.Connection, name: str, properties: dict[str, Any]) -> None:
     """Create an empty database with the given owner, encoding, locale and tablespace."""
-    owner, tablespace = str(properties.get("owner")), str(properties.get("tablespace"))
     record = properties.get
+    owner, tablespace = record("owner", ""), record("tablespace", "")
     options: list[sql.Composable] = [_sql("CREATE DATABASE {} TEMPLATE template0", name)]
-    roles = {role for (role,) in conn.execute("SELECT rolname FROM pg_roles").fetchall()}
-    spaces = {space for (space,) in conn.execute("SELECT spcname FROM pg_tablespace").fetchall()}
-    if owner in roles:
+    if _value(conn, "SELECT 1 FROM pg_roles WHERE rolname = %s", owner):
         options.append(_sql("OWNER {}", owner))
-    if tablespace in spaces - {"pg_default"}:
+    exists = _value(conn, "SELECT 1 FROM pg_tablespace WHERE spcname = %s", tablespace)
+    if exists and tablespace != "pg_default":
         options.append(_sql("TABLESPACE {}", tablespace))
     # The column is daticulocale in PostgreSQL 15 and 16, datlocale since 17.
     locale = record("datlocale") or record("daticulocale")

@@ -1,7 +1,7 @@
 """Running the native dump and restore programs.
 
 A password is never an argument, which every user of the machine can read. It is passed in the
-child's environment, or in an option file that is a pipe: a killed run leaves no secret on disk.
+child's environment, or in an option file without a name: a killed run leaves no secret on disk.
 """
 
 import os
@@ -45,17 +45,19 @@ def running(command: Command, *, feed: bool = False) -> Iterator[IO[bytes]]:
     when it failed; leaving it by an exception kills it. When this process is killed, the pipe
     breaks: a dump ends by SIGPIPE at its next write, a client at the end of its input.
     """
-    with TemporaryFile() as stderr, _option_file(command.options) as option_fd:
+    with TemporaryFile() as stderr, TemporaryFile() as options:
         argv = list(command.argv)
-        if option_fd is not None:
-            argv.insert(1, f"--defaults-file=/dev/fd/{option_fd}")
+        if command.options:
+            options.write(command.options.encode())
+            options.seek(0)
+            argv.insert(1, f"--defaults-file=/dev/fd/{options.fileno()}")
         process = subprocess.Popen(
             argv,
             env={**os.environ, **command.env},
             stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if feed else subprocess.PIPE,
             stderr=stderr,
-            pass_fds=() if option_fd is None else (option_fd,),
+            pass_fds=[options.fileno()],
             bufsize=CHUNK,
             pipesize=CHUNK,
         )
@@ -90,17 +92,3 @@ def _failure(command: Command, code: int, stderr: IO[bytes]) -> str:
     if code < 0:
         words = f"killed by signal {-code}. {words}"
     return f"{Path(command.argv[0]).name} failed: {words.strip() or f'exit code {code}'}"
-
-
-@contextmanager
-def _option_file(text: str) -> Iterator[int | None]:
-    if not text:
-        yield None
-        return
-    reader, writer = os.pipe()
-    try:
-        with os.fdopen(writer, "wb") as pipe:
-            pipe.write(text.encode())
-        yield reader
-    finally:
-        os.close(reader)

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,10 @@ from isal import igzip_threaded
 from app.backup import manifest as folder
 from app.backup import {{ cookiecutter.database }} as engine
 from app.backup.base import Facts, Meter
-from app.backup.check import damage_errors, read_through
-from app.backup.config import BackupConfig, Progress
+from app.backup.config import BackupConfig, Progress, no_progress
 from app.backup.copy import fetch, list_copies
 from app.backup.errors import BackupError, CopyError, InvalidBackupError, RefusedError
-from app.backup.manifest import Backup, Manifest
+from app.backup.manifest import Manifest
 
 
 def verify_backup(
@@ -25,7 +22,7 @@ def verify_backup(
     *,
     foreign: bool = False,
     wait: float = 0.0,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Restore a backup (the newest good one by default) into a side database, and check it.
 
@@ -38,13 +35,12 @@ def verify_backup(
     with engine.locked(config.url, wait):
         path = path or _newest(config, engine.server_id(config.url))
         path = _local(config, path, progress)
-        target = replace(config, url=config.verify_url or config.url)
-        with _restored(target, path, config, foreign, progress):
+        with _restored(config, config.verify_url or config.url, path, foreign, progress):
             pass
         # A backup on a read-only medium has been verified as well.
         with suppress(OSError):
             folder.update_manifest(path, verified_at=folder.now())
-        return folder.read_backup(path).to_dict()
+        return folder.read_backup(path).to_dict(path.parent)
 
 
 def restore_backup(
@@ -54,7 +50,7 @@ def restore_backup(
     confirm: Callable[[dict[str, Any]], bool] | None = None,
     foreign: bool = False,
     wait: float = 0.0,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Restore a backup (the newest good one by default) and put it in the live one's place.
 
@@ -70,15 +66,14 @@ def restore_backup(
     with engine.locked(config.url, wait):
         server = engine.server_id(config.url)
         path = _local(config, path or _newest(config, server), progress)
-        old = _free_name(config, "old")
-        with _restored(config, path, config, foreign, progress) as (manifest, side):
+        old = _free_name(config.url, "old")
+        with _restored(config, config.url, path, foreign, progress) as (manifest, side):
             if manifest.server != server and not foreign:
                 _refuse_if_in_use(config, manifest)
-            summary = {**Backup(path, manifest).to_dict(), "kept_as": old}
+            summary = {**manifest.to_dict(path.parent), "kept_as": old}
             if confirm is not None and not confirm(summary):
                 raise RefusedError("not confirmed: the live database was not touched")
-            if progress:
-                progress("swap", 0)
+            progress("swap", 0)
             warnings = engine.swap(config.url, side, old, manifest.properties)
         kept = old in engine.side_databases(config.url, "old")
         return {
@@ -104,24 +99,22 @@ def drop_old(config: BackupConfig, wait: float = 0.0) -> list[str]:
 
 def _newest(config: BackupConfig, server: str) -> Path:
     """Return the newest good backup: of this server, else (on a new machine) of this database."""
-    local = [one.manifest for one in folder.scan(config) if one.manifest and not one.problem]
+    local = folder.good_backups(config)
     try:
-        copies = list_copies(config) if config.copy_url else []
+        copies = list_copies(config)
     except CopyError:
         if not local:
             raise
         copies = []  # A restore from the local backups does not wait for the store.
-    found = {one.file: one for one in [*copies, *local]}.values()
-    ours = [one for one in found if one.server == server] or list(found)
+    found = folder.newest_first({one.file: one for one in [*copies, *local]}.values())
+    ours = [one for one in found if one.server == server] or found
     if not ours:
-        where = (
-            f"{config.directory} or at {config.copy_url}" if config.copy_url else config.directory
-        )
+        where = " or at ".join(filter(None, [str(config.directory), config.copy_url]))
         raise InvalidBackupError(f"there is no good backup in {where}: create one")
-    return config.directory / max(ours, key=lambda one: (one.sequence, one.created_at)).file
+    return config.directory / ours[0].file
 
 
-def _local(config: BackupConfig, path: Path, progress: Progress | None) -> Path:
+def _local(config: BackupConfig, path: Path, progress: Progress) -> Path:
     """Return the path of a backup, after it was fetched if only the off-site copy is left."""
     if not path.exists() and not path.is_absolute() and path.name == str(path):
         path = config.directory / path
@@ -132,53 +125,37 @@ def _local(config: BackupConfig, path: Path, progress: Progress | None) -> Path:
 
 @contextmanager
 def _restored(
-    target: BackupConfig,
-    path: Path,
-    config: BackupConfig,
-    foreign: bool,
-    progress: Progress | None,
+    config: BackupConfig, url: str, path: Path, foreign: bool, progress: Progress
 ) -> Iterator[tuple[Manifest, str]]:
-    """Restore into a side database and check it there; remove it at the end."""
+    """Restore into a side database on the server of ``url``, check it, remove it at the end."""
     manifest = _check_file(config, path, foreign, progress)
-    for leftover in engine.side_databases(target.url, "restore"):
+    for leftover in engine.side_databases(url, "restore"):
         with suppress(BackupError):
-            engine.drop(target.url, leftover)
-    side = _free_name(target, "restore")
+            engine.drop(url, leftover)
+    side = _free_name(url, "restore")
     try:
-        with damage_errors(path), igzip_threaded.open(path, "rb") as plain:
-            source = Meter(plain, progress, "restore")
-            engine.load(target.url, side, source, manifest.properties)
-        if progress:
-            progress("compare", 0)
-        _compare(path, manifest, engine.facts(target.url, side))
+        with folder.damage_errors(path), igzip_threaded.open(path, "rb") as plain:
+            engine.load(url, side, Meter(plain, progress, "restore"), manifest.properties)
+        progress("compare", 0)
+        _compare(path, manifest, engine.facts(url, side))
         yield manifest, side
     except BaseException:
         # What went wrong first is what counts; the next run removes what is left.
         with suppress(BackupError):
-            engine.drop(target.url, side)
+            engine.drop(url, side)
         raise
-    engine.drop(target.url, side)
+    engine.drop(url, side)
 
 
-def _free_name(config: BackupConfig, kind: str) -> str:
+def _free_name(url: str, kind: str) -> str:
     """Return an unused name for a side or kept database."""
-    taken = engine.side_databases(config.url, kind)
-    moment = folder.now()
-    while True:
-        name = engine.side_name(config.url, kind, moment.strftime(folder.STAMP))
-        if name not in taken:
-            return name
-        moment += timedelta(seconds=1)
+    taken = engine.side_databases(url, kind)
+    return folder.free_name(lambda stamp: engine.side_name(url, kind, stamp), taken, folder.now())
 
 
-def _check_file(
-    config: BackupConfig, path: Path, foreign: bool, progress: Progress | None
-) -> Manifest:
+def _check_file(config: BackupConfig, path: Path, foreign: bool, progress: Progress) -> Manifest:
     """Refuse a file that is damaged or not of this database, before anything is touched."""
-    backup = folder.read_backup(path)
-    manifest = backup.manifest
-    if backup.problem or manifest is None:
-        raise InvalidBackupError(f"{path} cannot be restored: {backup.problem}")
+    manifest = folder.read_backup(path)
     if manifest.engine != folder.ENGINE:
         raise InvalidBackupError(f"{path} is a backup of {manifest.engine}, not of {folder.ENGINE}")
     if not foreign and not folder.is_ours(config, manifest):
@@ -186,9 +163,7 @@ def _check_file(
             f"{path} is a backup of the database {manifest.database} of the project"
             f" {manifest.project}: add --foreign if that is what you want"
         )
-    checked = read_through(path, progress)
-    if (checked.sha256, checked.dump_size) != (manifest.sha256, manifest.dump_size):
-        raise InvalidBackupError(f"{path} has another checksum than its manifest: use another one")
+    folder.check_content(path, manifest, progress)
     return manifest
 
 

@@ -1,16 +1,15 @@
 """Which backups may go, and how old the last good one is."""
 
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from app.backup import manifest as folder
 from app.backup import {{ cookiecutter.database }} as engine
-from app.backup.check import read_through
 from app.backup.config import BackupConfig
 from app.backup.copy import list_copies, prune_copies
 from app.backup.errors import BackupError
-from app.backup.manifest import Backup, Manifest
+from app.backup.manifest import Manifest
 
 
 def list_backups(config: BackupConfig) -> list[dict[str, Any]]:
@@ -18,10 +17,17 @@ def list_backups(config: BackupConfig) -> list[dict[str, Any]]:
 
     ``problem`` is None for a good one, ``places`` are "local" and "copy".
     """
-    found = {one.path.name: {**one.to_dict(), "places": ["local"]} for one in folder.scan(config)}
-    for manifest in list_copies(config) if config.copy_url else []:
-        copy = Backup(config.directory / manifest.file, manifest).to_dict()
-        found.setdefault(manifest.file, {**copy, "places": []})["places"].append("copy")
+    good, problems = folder.scan(config)
+    found: dict[str, dict[str, Any]] = {
+        name: {"file": name, "path": str(config.directory / name), "problem": problem}
+        for name, problem in problems.items()
+    }
+    found |= {one.file: one.to_dict(config.directory) for one in good}
+    for backup in found.values():
+        backup["places"] = ["local"]
+    for copy in list_copies(config):
+        entry = {**copy.to_dict(config.directory), "places": []}
+        found.setdefault(copy.file, entry)["places"].append("copy")
     return sorted(found.values(), key=lambda one: one.get("sequence", 0), reverse=True)
 
 
@@ -34,32 +40,23 @@ def prune_backups(config: BackupConfig, retention_days: int, wait: float = 0.0) 
     with engine.locked(config.url, wait):
         server = engine.server_id(config.url)
         deleted = prune_locked(config, server, retention_days)
-        copies = prune_copies(config, server, retention_days) if config.copy_url else []
+        copies = prune_copies(config, server, retention_days)
         return [*deleted, *(name for name in copies if name not in deleted)]
 
 
 def prune_locked(config: BackupConfig, server: str, retention_days: int) -> list[str]:
     """Do what ``prune_backups`` does with local files, for a caller that holds the lock."""
-    # By sequence, not by clock: a clock that was wrong once cannot make this one look old.
-    good = folder.of_server(folder.scan(config), server)
-    old = [one for one in good[config.keep_at_least :] if is_old(one.manifest, retention_days)]
-    sound = next((one for one in good if _sound(one)), None) if old else None
+    good = folder.good_backups(config, server)
+    old = folder.expired(good, config, retention_days)
+    sound = next((one for one in good if _is_sound(config, one)), None) if old else None
     if sound is None:
         return []
-    deleted = [one for one in old if good.index(one) > good.index(sound)]
+    deleted = [one.file for one in old if one.sequence < sound.sequence]
     with folder.storage_errors(config):
-        for backup in deleted:
-            backup.path.unlink(missing_ok=True)
-            folder.manifest_path(backup.path).unlink(missing_ok=True)
-    return [backup.path.name for backup in deleted]
-
-
-def is_old(manifest: Manifest | None, retention_days: int) -> bool:
-    """Return whether a backup is older than that many days."""
-    if retention_days < 1:
-        raise BackupError("retention_days must be 1 or more")
-    limit = folder.now() - timedelta(days=retention_days)
-    return manifest is not None and manifest.created_at < limit
+        for name in deleted:
+            (config.directory / name).unlink(missing_ok=True)
+            folder.manifest_path(config.directory / name).unlink(missing_ok=True)
+    return deleted
 
 
 def backup_status(config: BackupConfig) -> dict[str, Any]:
@@ -68,27 +65,24 @@ def backup_status(config: BackupConfig) -> dict[str, Any]:
     An age is None if there is none. Reads manifests only and never raises: cheap enough for a
     health check and for metrics.
     """
-    good = [one.manifest for one in folder.scan(config) if one.manifest and not one.problem]
+    good = folder.good_backups(config)
     return {
         "last_backup": good[0].file if good else None,
-        "last_backup_age": _age(good[0].created_at) if good else None,
-        "last_verified_age": _first_age([one.verified_at for one in good]),
-        "last_copy_age": _first_age([one.created_at for one in good if one.copied_at]),
+        "last_backup_age": _age([one.created_at for one in good]),
+        "last_verified_age": _age([one.verified_at for one in good]),
+        "last_copy_age": _age([one.created_at for one in good if one.copied_at]),
         "backups": len(good),
     }
 
 
-def _first_age(moments: list[datetime | None]) -> float | None:
+def _age(moments: list[datetime | None]) -> float | None:
+    """Return the seconds since the first moment that is known."""
     known = [moment for moment in moments if moment]
-    return _age(known[0]) if known else None
+    return max(0.0, round((folder.now() - known[0]).total_seconds(), 1)) if known else None
 
 
-def _age(moment: datetime) -> float:
-    return max(0.0, round((folder.now() - moment).total_seconds(), 1))
-
-
-def _sound(backup: Backup) -> bool:
+def _is_sound(config: BackupConfig, manifest: Manifest) -> bool:
     with suppress(BackupError, OSError):
-        found = read_through(backup.path).sha256
-        return backup.manifest is not None and found == backup.manifest.sha256
+        folder.check_content(config.directory / manifest.file, manifest)
+        return True
     return False

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from glob import escape
 from pathlib import Path
+from shutil import copyfileobj
 from typing import Any
 
 from app.backup import base, programs
@@ -47,10 +48,10 @@ def side_databases(url: str, kind: str) -> list[str]:
 def locked(url: str, wait: float) -> Iterator[None]:
     """Hold the lock on the file beside the database, which ends with this process."""
     path = _path(url)
+    lock = path.with_name(f".{path.name}.backup-lock")
     try:
-        fd = os.open(path.with_name(f".{path.name}.backup-lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        if os.geteuid() == 0:  # the worker must still be able to open it
-            os.fchown(fd, path.parent.stat().st_uid, path.parent.stat().st_gid)
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        base.give_to_owner_of_folder(lock)
     except OSError as error:
         raise DatabaseError(f"{path.parent} cannot be written: {error.strerror}") from None
     try:
@@ -83,7 +84,7 @@ def dump(url: str, target: Writer) -> Dumped:
         try:
             with programs.running(Command(("cat", "--", str(path)))) as output:
                 source = base.Meter(output)
-                base.copy(source, target)
+                copyfileobj(source, target, base.CHUNK)
             if source.done != size:
                 raise DatabaseError(f"{path} has {source.done} bytes instead of {size}: try again")
         except BaseException:
@@ -102,13 +103,8 @@ def inspect(source: Reader) -> None:
 
 def load(url: str, side: str, source: Reader, properties: dict[str, Any]) -> None:
     """Write the dump to a new file, mode 0600."""
-    with (
-        driver_errors(OSError, "", side),
-        os.fdopen(os.open(side, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
-    ):
-        base.copy(source, file)
-        file.flush()
-        os.fsync(file.fileno())
+    with driver_errors(OSError, "", side), base.private_file(Path(side)) as file:
+        copyfileobj(source, file, base.CHUNK)
 
 
 def facts(url: str, side: str | None) -> Facts:
@@ -283,8 +279,7 @@ def _overwrite(
 
 def _keep(reader: sqlite3.Connection, side: str, old: str) -> None:
     partial = Path(f"{side}_kept")
-    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-    with closing(_connect(partial)) as copy:
+    with base.private_file(partial), closing(_connect(partial)) as copy:
         reader.backup(copy)
         # A copy that nobody has open should be one file.
         copy.execute("PRAGMA journal_mode = DELETE").fetchall()
