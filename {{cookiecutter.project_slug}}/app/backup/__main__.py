@@ -89,7 +89,7 @@ def restore(
     wait: Wait = 0.0,
     as_json: Json = False,
 ) -> None:
-    """Put a backup in the place of the live database, which is kept under another name."""
+    """Replace the live database with a backup. The live one is kept under another name."""
     if not yes and not sys.stdin.isatty():
         raise RefusedError("there is no terminal to ask on: add --yes")
     if drop_old:
@@ -104,7 +104,7 @@ def restore(
         progress=_progress(),
     )
     _warn(done["warnings"])
-    kept = f"; what was live is kept as {done['kept_as']}" if done["kept_as"] else ""
+    kept = f"; the former live database is kept as {done['kept_as']}" if done["kept_as"] else ""
     _print(done, as_json, f"restored {done['path']}: {_rows(done)}{kept}")
 
 
@@ -127,8 +127,8 @@ def _drop_old(yes: bool, wait: float, as_json: bool) -> None:
 
 def _confirm(summary: dict[str, Any]) -> bool:
     return typer.confirm(
-        f"{summary['path']} is sound: {_rows(summary)}, made {summary['created_at'][:19]} UTC.\n"
-        f"Put it in the place of the live database, and keep that as {summary['kept_as']}?",
+        f"{summary['path']} restores: {_rows(summary)}, made {summary['created_at'][:19]} UTC.\n"
+        f"Replace the live database with it, and keep that as {summary['kept_as']}?",
         err=True,
     )
 

@@ -1,4 +1,4 @@
-"""What an engine needs and gives. An engine is a module with these functions:
+"""Helpers of the engine, the module for this project's database. Its interface:
 
 SUFFIX                       ending of a backup's file name
 database_name(url)           the database's own name
@@ -8,7 +8,7 @@ dump(url, target)            write a consistent dump to a file object; returns D
 inspect(source)              read a dump to its end; raises if it is not safe to restore
 load(url, side, source, properties)   make a side database and fill it from a dump
 facts(url, side)             what that database holds; None is the live one
-swap(url, side, old, properties)      put it in the place of the live one, keep that one as ``old``
+swap(url, side, old, properties)      replace the live one with it, keep that one as ``old``
 drop(url, name)              remove a side or an old database
 side_databases(url, kind)    side ("restore") or old ("old") databases of this one
 side_name(url, kind, stamp)  the name of one
@@ -55,7 +55,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Dumped:
-    """What was dumped, by which versions, and what belongs to the database beside its content."""
+    """The result of a dump: facts, versions of server and program, properties of the database."""
 
     facts: Facts
     versions: dict[str, str]
@@ -120,7 +120,7 @@ def private_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def give_to_owner_of_folder(path: Path) -> None:
-    """When root runs a command once, the worker must still be able to read the files."""
+    """After root has run a command, the worker must still be able to read the files."""
     if os.geteuid() == 0:
         folder = path.parent.stat()
         os.chown(path, folder.st_uid, folder.st_gid)

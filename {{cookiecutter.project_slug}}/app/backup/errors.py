@@ -17,7 +17,7 @@ class ToolError(BackupError):
 
 
 class DatabaseError(BackupError):
-    """The server refused, went away, or its program failed; carries the program's own words."""
+    """The server or its program failed; the message is that of the program."""
 
     exit_code = 4
 
@@ -41,7 +41,7 @@ class BusyError(BackupError):
 
 
 class RefusedError(BackupError):
-    """Nobody confirmed the restore, or it is not safe to do."""
+    """The restore was not confirmed, or is not safe."""
 
     exit_code = 8
 

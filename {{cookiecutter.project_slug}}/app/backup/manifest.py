@@ -141,7 +141,7 @@ def damage_errors(path: Path) -> Iterator[None]:
 
 
 def scan(config: BackupConfig) -> tuple[list[Manifest], dict[str, str]]:
-    """Return this database's good backups, the newest first, and what is wrong with other files.
+    """Return this database's good backups, the newest first, and the problems of other files.
 
     Backups of the same database on another server are included; those of other projects are not.
     """

@@ -37,8 +37,8 @@ TRIGGER = re.compile(
     rf"(?:INSERT|UPDATE|DELETE)\s+ON\s+)(?:{NAME}\s*\.\s*)?({NAME}\s+FOR\s+EACH\s+ROW)",
     re.IGNORECASE,
 )
-# The end of a trigger, routine or event in a dump. The definition may itself end in a comment, or in
-# MySQL (when several statements were sent at once) in a semicolon: neither can be restored.
+# The end of a trigger, routine or event in a dump. The definition itself may end in a comment or, in
+# MySQL when several statements were sent at once, in a semicolon: neither can be restored.
 ENDING = re.compile(
     r";?([ \n]{1,2}(?:\*/ ?)?;;\n(?:DELIMITER ;|/\*!50003 SET time_zone += @saved))"
 )
@@ -566,7 +566,7 @@ def _refuse_columns(conn: Connection, database: str, server: str, version: str) 
 
 
 def _refuse_libraries(conn: Connection, database: str) -> None:
-    """Functions name MySQL's JavaScript libraries with their database: no other one can have them."""
+    """Functions name MySQL's JavaScript libraries with their database, so no other can have them."""
     if not rows(conn, "SHOW TABLES FROM information_schema LIKE 'LIBRARIES'"):
         return  # MariaDB, and MySQL before 9.2
     query = (

@@ -143,7 +143,7 @@ def dump(url: str, target: Writer) -> Dumped:
                     )
                 if conn.info.server_version < 170000 and NEW_SETTING in head:
                     head = head.replace(NEW_SETTING, b"", 1)
-                    notes.append("the setting transaction_timeout of a newer pg_dump is left out")
+                    version += ", without its setting transaction_timeout"
                 target.write(head)
                 copyfileobj(output, target, base.CHUNK)
             except BaseException:

@@ -41,8 +41,8 @@ def version(path: str) -> str:
 def running(command: Command, *, feed: bool = False) -> Iterator[IO[bytes]]:
     """Run a program; give its output, or with ``feed`` its input, as a file object.
 
-    Leaving the block normally waits for its end and raises DatabaseError with its own words
-    when it failed; leaving it by an exception kills it. When this process is killed, the pipe
+    Leaving the block normally waits for its end and raises DatabaseError with its error message
+    if it failed; leaving it by an exception kills it. When this process is killed, the pipe
     breaks: a dump ends by SIGPIPE at its next write, a client at the end of its input.
     """
     with TemporaryFile() as stderr, TemporaryFile() as options:
@@ -68,7 +68,7 @@ def running(command: Command, *, feed: bool = False) -> Iterator[IO[bytes]]:
             if feed:
                 pipe.close()
             code = process.wait()
-        except BrokenPipeError:  # the client stopped reading: its own words say why
+        except BrokenPipeError:  # the client stopped reading; its error message says why
             code = process.wait() or 1
         except BaseException:
             process.kill()

@@ -1,4 +1,4 @@
-"""Proving that a backup restores, and putting it in the place of the live database."""
+"""Verifying that a backup restores, and replacing the live database with it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -52,7 +52,7 @@ def restore_backup(
     wait: float = 0.0,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Restore a backup (the newest good one by default) and put it in the live one's place.
+    """Restore a backup (the newest good one by default) and replace the live database with it.
 
     Does what ``verify_backup`` does; then, if ``confirm`` (called with the manifest and
     ``kept_as``) agrees, swaps. Returns the manifest, ``kept_as`` (what the database that was live
@@ -115,7 +115,7 @@ def _newest(config: BackupConfig, server: str) -> Path:
 
 
 def _local(config: BackupConfig, path: Path, progress: Progress) -> Path:
-    """Return the path of a backup, after it was fetched if only the off-site copy is left."""
+    """Return the path of a backup; download it first if only the off-site copy is left."""
     if not path.exists() and not path.is_absolute() and path.name == str(path):
         path = config.directory / path
     if not path.exists() and config.copy_url:
@@ -140,7 +140,7 @@ def _restored(
         _compare(path, manifest, engine.facts(url, side))
         yield manifest, side
     except BaseException:
-        # What went wrong first is what counts; the next run removes what is left.
+        # Report the first error; the next run removes what is left.
         with suppress(BackupError):
             engine.drop(url, side)
         raise
@@ -168,7 +168,7 @@ def _check_file(config: BackupConfig, path: Path, foreign: bool, progress: Progr
 
 
 def _refuse_if_in_use(config: BackupConfig, manifest: Manifest) -> None:
-    """Do not replace data by another server's, unless there are none (a new machine)."""
+    """Refuse to replace existing data with another server's; a new machine has none."""
     found = engine.facts(config.url, None)
     rows = {name: n for name, n in found.tables.items() if not name.endswith("alembic_version")}
     if any(rows.values()):

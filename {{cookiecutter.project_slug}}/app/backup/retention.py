@@ -1,4 +1,4 @@
-"""Which backups may go, and how old the last good one is."""
+"""Retention, the list of backups, and the age of the last good one."""
 
 from contextlib import suppress
 from datetime import datetime
@@ -35,7 +35,7 @@ def prune_backups(config: BackupConfig, retention_days: int, wait: float = 0.0) 
     """Delete this database's backups older than ``retention_days``, off-site copies too.
 
     The newest ``keep_at_least`` good backups stay, whatever the clock says, and so does the
-    newest one whose content is sound. Returns the names of the deleted files and copies.
+    newest one whose content passes its check. Returns the names of the deleted files and copies.
     """
     with engine.locked(config.url, wait):
         server = engine.server_id(config.url)
