@@ -55,7 +55,7 @@ PATHS_BY_ANSWER = {
         "app/backup/copy.py",
         "app/backup/create.py",
         "app/backup/errors.py",
-        "app/backup/manifest.py",
+        "app/backup/folder.py",
         "app/backup/metrics.py",
         "app/backup/mysql.py",
         "app/backup/postgresql.py",

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import backup
-from app.backup import BackupConfig, create_backup, manifest, restore_backup, verify_backup
+from app.backup import BackupConfig, create_backup, folder, restore_backup, verify_backup
 from app.backup import settings as backup_settings
 from app.backup.copy import _store
 from tests.backup import content
@@ -132,8 +132,8 @@ def test_a_clock_that_was_wrong_costs_no_copy(
     for _ in range(3):
         create_backup(copied)
     with monkeypatch.context() as patch:
-        past = manifest.now() - timedelta(days=40)
-        patch.setattr(manifest, "now", lambda: past)
+        past = folder.now() - timedelta(days=40)
+        patch.setattr(folder, "now", lambda: past)
         newest = create_backup(copied)
     assert backup.prune_backups(copied, 30) == []
     assert newest["file"] in objects(copied)
@@ -167,7 +167,7 @@ def test_credentials_are_read_from_the_env_file(
 def test_a_killed_download_is_removed(copied: BackupConfig) -> None:
     create_backup(copied)
     for name in (".{}download.partial", ".{}x.sql.gz.json.partial"):
-        (copied.directory / name.format(manifest.prefix(copied))).touch()
+        (copied.directory / name.format(folder.prefix(copied))).touch()
     create_backup(copied)
     assert len(list(copied.directory.iterdir())) == 4
 

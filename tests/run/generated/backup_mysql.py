@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import backup
-from app.backup import BackupConfig, create_backup, manifest, mysql, restore_backup, verify_backup
+from app.backup import BackupConfig, create_backup, folder, mysql, restore_backup, verify_backup
 from tests.backup import dialect_mysql as dialect
 
 MARIADB = "MariaDB"
@@ -260,9 +260,9 @@ def tamper(path: Path, line: bytes) -> None:
     path.write_bytes(gzip.compress(text))
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
-    made = manifest.parse_manifest(path.name, manifest.manifest_path(path).read_bytes())
+    made = folder.parse_manifest(path.name, folder.manifest_path(path).read_bytes())
     properties = {**made.properties, "side_bytes": len(text)}
-    manifest.update_manifest(
+    folder.update_manifest(
         path, sha256=sha256, size=len(data), dump_size=len(text), properties=properties
     )
 

@@ -17,7 +17,7 @@ from app import backup
 from app.backup import (
     BackupConfig,
     create_backup,
-    manifest,
+    folder,
     postgresql,
     restore_backup,
     verify_backup,
@@ -365,7 +365,7 @@ def test_a_tampered_file_gets_no_shell(filled: BackupConfig, tmp_path: Path, way
     text = TAMPERED[way](gzip.decompress(path.read_bytes())).replace(b"%s", bytes(proof))
     path.write_bytes(gzip.compress(text))
     data = path.read_bytes()
-    manifest.update_manifest(
+    folder.update_manifest(
         path, sha256=hashlib.sha256(data).hexdigest(), size=len(data), dump_size=len(text)
     )
     with pytest.raises(backup.BackupError):

@@ -3,7 +3,7 @@
 Every function takes a BackupConfig and returns plain JSON data; an expected failure is a
 BackupError. Only ``settings``, ``metrics`` and ``__main__`` need the rest of the application.
 
-``create`` and ``restore`` are the place to start reading. ``manifest`` is the backup folder,
+``create`` and ``restore`` are the place to start reading. ``folder`` is the backup folder,
 ``copy`` the off-site copies, ``retention`` says which backups may go, and ``{{ cookiecutter.database }}`` has what
 is particular to the database: see ``base``.
 """

@@ -19,11 +19,11 @@ import pyrage
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
-from app.backup import manifest as folder
+from app.backup import folder
 from app.backup.base import CHUNK, HashingMeter, Meter, chunks, one_line, private_file
 from app.backup.config import BackupConfig, Progress, no_progress
 from app.backup.errors import CopyError, InvalidBackupError
-from app.backup.manifest import Manifest
+from app.backup.folder import Manifest
 
 PART_SIZE = 8 << 20  # bytes held in memory per part of an upload
 AGE_ERRORS = (pyrage.DecryptError, pyrage.EncryptError, pyrage.IdentityError, pyrage.RecipientError)

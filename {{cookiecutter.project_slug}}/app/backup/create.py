@@ -5,13 +5,13 @@ from typing import Any
 
 from isal import igzip_threaded
 
-from app.backup import manifest as folder
+from app.backup import folder
 from app.backup import {{ cookiecutter.database }} as engine
 from app.backup.base import Meter, private_file
 from app.backup.config import BackupConfig, Progress, no_progress
 from app.backup.copy import copy_missing
 from app.backup.errors import StorageError
-from app.backup.manifest import Manifest
+from app.backup.folder import Manifest
 from app.backup.retention import prune_locked
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from isal import igzip_threaded
 
-from app.backup import manifest as folder
+from app.backup import folder
 from app.backup import {{ cookiecutter.database }} as engine
 from app.backup.base import Facts, Meter
 from app.backup.config import BackupConfig, Progress, no_progress
 from app.backup.copy import fetch, list_copies
 from app.backup.errors import BackupError, CopyError, InvalidBackupError, RefusedError
-from app.backup.manifest import Manifest
+from app.backup.folder import Manifest
 
 
 def verify_backup(

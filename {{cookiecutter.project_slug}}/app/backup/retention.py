@@ -4,12 +4,12 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from app.backup import manifest as folder
+from app.backup import folder
 from app.backup import {{ cookiecutter.database }} as engine
 from app.backup.config import BackupConfig
 from app.backup.copy import list_copies, prune_copies
 from app.backup.errors import BackupError
-from app.backup.manifest import Manifest
+from app.backup.folder import Manifest
 
 
 def list_backups(config: BackupConfig) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import backup
-from app.backup import BackupConfig, create_backup, manifest, restore_backup, verify_backup
+from app.backup import BackupConfig, create_backup, folder, restore_backup, verify_backup
 from app.backup import {{ cookiecutter.database }} as engine
 from tests.backup import content
 from tests.backup import dialect_{{ cookiecutter.database }} as dialect
@@ -135,7 +135,7 @@ def test_an_unreachable_database_is_reported(config: BackupConfig) -> None:
 def aged(config: BackupConfig, days: int) -> str:
     """Make a backup that is so many days old; return its file name."""
     made = create_backup(config)
-    manifest.update_manifest(Path(made["path"]), created_at=manifest.now() - timedelta(days=days))
+    folder.update_manifest(Path(made["path"]), created_at=folder.now() - timedelta(days=days))
     return str(made["file"])
 
 
@@ -168,20 +168,20 @@ def truncate(path: Path) -> None:
 def replace_content(path: Path) -> None:
     path.write_bytes(gzip.compress(b"-- a dump of something else\n"))
     data = path.read_bytes()
-    manifest.update_manifest(path, size=len(data))
+    folder.update_manifest(path, size=len(data))
 
 
 def remove_manifest(path: Path) -> None:
-    manifest.manifest_path(path).unlink()
+    folder.manifest_path(path).unlink()
 
 
 def damage_manifest(path: Path) -> None:
-    manifest.manifest_path(path).write_text('{"created_at": 7, "tables": []}')
+    folder.manifest_path(path).write_text('{"created_at": 7, "tables": []}')
 
 
 def change(**values: object) -> Callable[[Path], None]:
     """Return a function that changes the manifest of a backup."""
-    return lambda path: manifest.update_manifest(path, **values)
+    return lambda path: folder.update_manifest(path, **values)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_malformed_manifest_stops_nothing(config: BackupConfig) -> None:
 def test_another_servers_backup_is_not_taken_for_ours(config: BackupConfig) -> None:
     ours = create_backup(config)
     foreign = Path(create_backup(config)["path"])
-    manifest.update_manifest(foreign, server="another")
+    folder.update_manifest(foreign, server="another")
     assert restore_backup(config)["file"] == ours["file"]
     with pytest.raises(backup.RefusedError, match="--foreign"):
         restore_backup(config, foreign)
