@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 from redis import Redis
 
-from benchmarks.tables import ratios, show, write
+from benchmarks.tables import chart, ratios, show, write
 from tests.harness import (
     TEMPLATE,
     Stack,
@@ -202,15 +202,19 @@ def jobs(folder: Path) -> None:
         return drain(stack, "worker", stack.broker, fill)
 
     rows: list[str] = []
+    bars: dict[str, list[float]] = {}
     for database in ("postgresql", "sqlite"):
         with started(bake(folder, database)) as stack:
             stack.start_worker()
             for measure in (queued_and_run, only_run):
                 sides = {how: partial(measure, stack, how) for how in ("enqueue", "delay")}
                 alternate(sides, 1)
-                cells = columns(*alternate(sides).values())
+                results = alternate(sides)
                 name = measure.__name__.replace("_", " ")
-                add_row("jobs", header, rows, database, name, *cells)
+                add_row("jobs", header, rows, database, name, *columns(*results.values()))
+                for how, runs in results.items():
+                    bars[f"{database}, {name}, {how}"] = [rate for rate, *_ in runs]
+    write("jobs-chart", chart("Jobs (enqueue) and tasks (delay) per second", bars))
 
 
 def waiting_jobs(folder: Path) -> None:

@@ -19,6 +19,15 @@ def ratios(ours, theirs):
     return [one / other for one, other in zip(ours, theirs, strict=True)]
 
 
+def chart(title, runs):
+    """Return a bar chart of the medians, in Mermaid's language, which GitHub draws."""
+    names = ", ".join(f'"{name}"'.replace("\\|", "|") for name in runs)
+    values = ", ".join(f"{median(values):.2f}" for values in runs.values())
+    lines = ["```mermaid", "xychart-beta horizontal", f'  title "{title}"']
+    lines += [f"  x-axis [{names}]", f"  bar [{values}]", "```"]
+    return "\n".join(lines)
+
+
 def write(name, text):
     """Put a text between a script's own markers in the README."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"

@@ -60,6 +60,7 @@ def test_cancel(clean_database: None, redis: None) -> None:
 
 def test_errors_are_one_line(clean_database: None, redis: None) -> None:
     assert run("show", "unknown", code=3) == "there is no job unknown\n"
+    assert "there is no job" in run("show", "\udcff", code=3)
     with session_scope() as session:
         job_id = enqueue(session, send_notification, countdown=60, user_id=1, message="hello").id
     assert "only failed and cancelled jobs" in run("retry", job_id, code=4)

@@ -101,7 +101,7 @@ def get_job(session: Session, job_id: str, *, owner_id: int | None = None) -> Jo
     Raises:
         JobNotFoundError: There is no such job.
     """
-    job = session.get(Job, job_id) if _is_text(job_id) else None
+    job = session.get(Job, job_id) if _may_be_id(job_id) else None
     if job is None or (owner_id is not None and job.owner_id != owner_id):
         raise JobNotFoundError(job_id)
     return job
@@ -228,14 +228,14 @@ def database_time(session: Session) -> datetime:
     return session.execute(select(DATABASE_NOW)).scalar_one()
 
 
-def _is_text(job_id: str) -> bool:
-    # Not every database can store this character, and no id has it.
-    return "\0" not in job_id
+def _may_be_id(job_id: str) -> bool:
+    # Not every database can compare other characters, and no id has them.
+    return job_id.isascii() and job_id.isprintable()
 
 
 def _lock(session: Session, job_id: str, owner_id: int | None) -> Job:
     # Writing locks the row on every database, so the status that is read next cannot change.
-    if _is_text(job_id):
+    if _may_be_id(job_id):
         session.execute(update(Job).where(Job.id == job_id).values(attempts=Job.attempts))
     job = get_job(session, job_id, owner_id=owner_id)
     session.refresh(job)
