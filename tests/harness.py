@@ -136,9 +136,10 @@ def project_environment(project: Path, **changes: str) -> dict[str, str]:
     What would point them at the environment of these tests is left out.
     """
     ours = ("VIRTUAL_ENV", "PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "PYTHONDONTWRITEBYTECODE")
+    # Not items(): pytest changes PYTEST_CURRENT_TEST in another thread meanwhile.
     kept = {
-        name: value
-        for name, value in os.environ.items()
+        name: os.environ[name]
+        for name in list(os.environ)
         if name not in ours and not name.startswith(("PYTEST_", "UV_RUN_"))
     }
     return kept | {"PATH": f"{project}/.venv/bin:{os.environ['PATH']}"} | changes
