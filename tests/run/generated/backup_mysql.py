@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from app import backup
 from app.backup import BackupConfig, create_backup, folder, mysql, restore_backup, verify_backup
 from tests.backup import dialect_mysql as dialect
+from tests.servers.database_mysql import IS_MARIADB
 
-MARIADB = "MariaDB"
 # Statements up to an empty line are sent at once. To MySQL a trigger, routine or event of a single
 # statement is sent on its own, because it keeps the semicolon after it.
 SCHEMAS = {
@@ -76,6 +76,7 @@ SCHEMAS_OF_MYSQL = {
     "CREATE JSON RELATIONAL DUALITY VIEW d AS SELECT JSON_DUALITY_OBJECT('_id': id, 'n': n) FROM t",
     "javascript": "CREATE FUNCTION f(n INT) RETURNS INT LANGUAGE JAVASCRIPT AS $$ return n + 1; $$",
 }
+SCHEMAS |= SCHEMAS_OF_MARIADB if IS_MARIADB else SCHEMAS_OF_MYSQL
 
 
 def sql(url: str, statements: str, *, user: str = "", database: bool = True) -> list[Any]:
@@ -134,14 +135,10 @@ def filled(new_url: Callable[[], str], tmp_path: Path) -> BackupConfig:
     return BackupConfig(url, tmp_path / "backups")
 
 
-@pytest.mark.parametrize("schema", [*SCHEMAS, *SCHEMAS_OF_MARIADB, *SCHEMAS_OF_MYSQL])
+@pytest.mark.parametrize("schema", SCHEMAS)
 def test_round_trip(schema: str, new_url: Callable[[], str], tmp_path: Path) -> None:
     config = BackupConfig(new_url(), tmp_path / "backups")
-    mariadb = MARIADB in sql(config.url, "SELECT VERSION()")[0][0]
-    if schema in (SCHEMAS_OF_MYSQL if mariadb else SCHEMAS_OF_MARIADB):
-        pytest.skip("not for this server")
-    text = {**SCHEMAS, **SCHEMAS_OF_MARIADB, **SCHEMAS_OF_MYSQL}[schema]
-    for statements in text.split("\n\n"):
+    for statements in SCHEMAS[schema].split("\n\n"):
         sql(config.url, statements)
     history = "SELECT n, row_start, row_end FROM t FOR SYSTEM_TIME ALL ORDER BY row_start"
     old_rows = sql(config.url, history) if schema == "history" else []
@@ -232,13 +229,12 @@ def test_hidden_programs_are_refused(filled: BackupConfig, new_url: Callable[[],
         sql(filled.url, "DROP USER limited@'%'")
 
 
-def test_a_library_is_refused(filled: BackupConfig) -> None:
-    try:
+if not IS_MARIADB:
+
+    def test_a_library_is_refused(filled: BackupConfig) -> None:
         sql(filled.url, "CREATE LIBRARY lib LANGUAGE JAVASCRIPT AS $$ export const n = 1 $$")
-    except pymysql.Error:
-        pytest.skip("only MySQL 9.2 and newer have libraries")
-    with pytest.raises(backup.DatabaseError, match="library lib"):
-        create_backup(filled)
+        with pytest.raises(backup.DatabaseError, match="library lib"):
+            create_backup(filled)
 
 
 def test_a_large_value_comes_back_or_is_refused(filled: BackupConfig) -> None:

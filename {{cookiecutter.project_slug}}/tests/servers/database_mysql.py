@@ -12,6 +12,8 @@ from urllib.parse import quote
 from tests.servers import find_program, free_port, listens, server, skip_or_fail
 
 GIVEN = os.environ.get("TEST_DATABASE_URL")
+PROGRAM = find_program("mysqld", "mariadbd", folders=[Path("/usr/sbin"), Path("/usr/libexec")])
+IS_MARIADB = PROGRAM is not None and "mariadb" in Path(PROGRAM).resolve().name
 PORT = free_port()
 PASSWORD = "p@ss:w/rd%23 ü"  # characters that have a meaning in URLs, and one that is not ASCII
 DATABASE_URL = GIVEN or f"mysql+pymysql://test:{quote(PASSWORD, '')}@127.0.0.1:{PORT}/test"
@@ -28,8 +30,7 @@ def database_server() -> Iterator[None]:
     if GIVEN:
         yield
         return
-    program = find_program("mysqld", "mariadbd", folders=[Path("/usr/sbin"), Path("/usr/libexec")])
-    if program is None:
+    if PROGRAM is None:
         skip_or_fail("MySQL is not installed: apt install mariadb-server, or TEST_DATABASE_URL")
         return
     folder = Path(tempfile.mkdtemp(dir="/tmp"))  # The path of a socket must be short.
@@ -39,15 +40,15 @@ def database_server() -> Iterator[None]:
         options = ["--no-defaults", "--skip-name-resolve", f"--datadir={folder}/data"]
         if os.geteuid() == 0:
             options.append("--user=root")
-        install = [program, *options, "--initialize-insecure"]
-        if "mariadb" in Path(program).resolve().name:
+        install = [PROGRAM, *options, "--initialize-insecure"]
+        if IS_MARIADB:
             install = ["mariadb-install-db", *options]
         subprocess.run(install, check=True, capture_output=True)
         options += [f"--port={PORT}", "--bind-address=127.0.0.1", f"--init-file={script}"]
         options += [f"--socket={folder}/socket", f"--pid-file={folder}/pid", "--skip-log-bin"]
         # The data need not survive a power cut.
         options.append("--innodb-flush-log-at-trx-commit=0")
-        with server([program, *options], folder / "log", lambda: listens(PORT)):
+        with server([PROGRAM, *options], folder / "log", lambda: listens(PORT)):
             yield
     finally:
         shutil.rmtree(folder)
