@@ -14,68 +14,48 @@ ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 # folders: in a folder there may be files of the owner's, which -f must not delete.
 PATHS_BY_ANSWER = {
     "use_celery": [
+        "app/admin.py",
         "app/api/routes/tasks.py",
         "app/core/celery.py",
-        "app/core/config/celery.py",
         "app/jobs/__init__.py",
         "app/jobs/__main__.py",
-        "app/jobs/_dispatcher.py",
-        "app/jobs/_publisher.py",
-        "app/jobs/_service.py",
-        "app/jobs/_worker.py",
         "app/jobs/metrics.py",
+        "app/jobs/publisher.py",
         "app/jobs/scheduler.py",
+        "app/jobs/service.py",
+        "app/jobs/task.py",
+        "app/jobs/worker.py",
         "app/models/job.py",
         "app/tasks/__init__.py",
         "app/tasks/backup_database_task.py",
         "app/tasks/cleanup.py",
         "app/tasks/example_task.py",
         "docs/tasks.md",
-        "flowerconfig.py",
         "migrations/versions/0002_jobs.py",
-        "tests/test_backup_task.py",
-        "tests/test_celery.py",
-        "tests/test_job_metrics.py",
-        "tests/test_jobs.py",
-        "tests/test_jobs_cli.py",
-        "tests/test_tasks.py",
     ],
     "use_redis": [
-        "app/core/config/redis.py",
         "app/core/redis.py",
         "dev/redis.py",
         "tests/servers/redis.py",
-        "tests/test_redis.py",
     ],
     "use_backup": [
         "app/backup/__init__.py",
         "app/backup/__main__.py",
-        "app/backup/base.py",
-        "app/backup/config.py",
-        "app/backup/copy.py",
-        "app/backup/create.py",
+        "app/backup/connection_mysql.py",
+        "app/backup/connection_postgresql.py",
+        "app/backup/contents_mysql.py",
+        "app/backup/copies.py",
+        "app/backup/database_mysql.py",
+        "app/backup/database_postgresql.py",
+        "app/backup/database_sqlite.py",
         "app/backup/errors.py",
-        "app/backup/folder.py",
+        "app/backup/files.py",
         "app/backup/metrics.py",
-        "app/backup/mysql.py",
-        "app/backup/postgresql.py",
+        "app/backup/operations.py",
         "app/backup/programs.py",
-        "app/backup/restore.py",
-        "app/backup/retention.py",
-        "app/backup/settings.py",
-        "app/backup/sqlite.py",
-        "app/core/config/backup.py",
-        "docker/mysql-init.sql",
         "app/tasks/backup_database_task.py",
+        "docker/mysql-init.sql",
         "docs/backups.md",
-        "tests/backup/__init__.py",
-        "tests/backup/conftest.py",
-        "tests/backup/content.py",
-        "tests/backup/dialect_mysql.py",
-        "tests/backup/dialect_postgresql.py",
-        "tests/backup/dialect_sqlite.py",
-        "tests/backup/test_backup.py",
-        "tests/test_backup_task.py",
     ],
     "use_docker": [
         ".dockerignore",
@@ -88,34 +68,47 @@ PATHS_BY_ANSWER = {
         "docs/deployment.md",
         "monitoring/prometheus.yml",
     ],
+    "use_monitoring": [
+        "app/api/routes/metrics.py",
+        "app/backup/metrics.py",
+        "app/core/metrics.py",
+        "app/jobs/metrics.py",
+        "docs/monitoring.md",
+        "monitoring/alerts.yml",
+        "monitoring/alerts_test.yml",
+        "monitoring/dashboard.json",
+        "monitoring/prometheus.yml",
+    ],
 }
 
-# Database -> the files that go when it is another one.
-PATHS_BY_DATABASE = {
-    "sqlite": [
-        "app/backup/sqlite.py",
-        "tests/backup/dialect_sqlite.py",
-        "tests/servers/database_sqlite.py",
-    ],
-    "postgresql": [
-        "app/backup/postgresql.py",
-        "tests/backup/dialect_postgresql.py",
-        "tests/servers/database_postgresql.py",
-    ],
-    "mysql": [
-        "app/backup/mysql.py",
-        "docker/mysql-init.sql",
-        "tests/backup/dialect_mysql.py",
-        "tests/servers/database_mysql.py",
-    ],
+# The files that only some databases need.
+DATABASES_BY_PATH = {
+    "app/backup/programs.py": {"postgresql", "mysql"},
+    "docker/mysql-init.sql": {"mysql"},
+}
+
+# Files of which the project gets one: NAME_VARIANT.py is renamed to NAME.py, the others go.
+VARIANTS = {
+    "app/backup/connection": {"postgresql", "mysql"},
+    "app/backup/contents": {"mysql"},
+    "app/backup/database": {"sqlite", "postgresql", "mysql"},
+    "app/core/database": {"sqlite", "postgresql", "mysql"},
+    "app/core/rate_limit": {"memory", "redis"},
+    "tests/servers/database": {"sqlite", "postgresql", "mysql"},
 }
 
 
 def prune():
     """Delete the files of every declined answer, and the folders that are empty afterwards."""
+    chosen = {ANSWERS["database"], "redis" if ANSWERS["use_redis"] else "memory"}
     declined = [paths for answer, paths in PATHS_BY_ANSWER.items() if not ANSWERS[answer]]
-    declined += [paths for name, paths in PATHS_BY_DATABASE.items() if name != ANSWERS["database"]]
-    for path in {path for paths in declined for path in paths}:
+    declined.append([path for path, names in DATABASES_BY_PATH.items() if not names & chosen])
+    declined += [[f"{name}_{one}.py" for one in names - chosen] for name, names in VARIANTS.items()]
+    paths = {path for paths in declined for path in paths}
+    for name, names in VARIANTS.items():
+        for path in {f"{name}_{one}.py" for one in names & chosen} - paths:
+            os.replace(path, f"{name}.py")
+    for path in paths:
         os.remove(path)
         folder = os.path.dirname(path)
         while folder and not os.listdir(folder):

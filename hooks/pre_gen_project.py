@@ -18,7 +18,7 @@ CHOICES = {
     "python_version": ["3.14", "3.13", "3.12"],
     "database": ["sqlite", "postgresql", "mysql"],
 }
-BOOLEANS = ["use_celery", "use_redis", "use_backup", "use_docker"]
+BOOLEANS = ["use_celery", "use_redis", "use_backup", "use_docker", "use_monitoring"]
 # Control characters, and halves of a surrogate pair, which no encoding can hold.
 NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 TEXTS = ["project_name", "description", "author_name"]

@@ -1,79 +1,40 @@
 {% from "quoted.jinja" import quoted %}
 """The application."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
+import sentry_sdk
 from asgi_correlation_id import CorrelationIdMiddleware
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.middleware.trustedhost import TrustedHostMiddleware
-from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
-from fastapi_offline import FastAPIOffline
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+{% if cookiecutter.use_monitoring %}
+from prometheus_fastapi_instrumentator import Instrumentator
+{% endif %}
 
+{% if cookiecutter.use_celery %}
+from app.admin import add_admin
+{% endif %}
 from app.api.errors import add_error_handlers
-from app.api.middleware import SecurityHeadersMiddleware
 from app.api.routes import api_router
+{% if cookiecutter.use_celery %}
+from app.api.routes.tasks import add_job_error_handlers
+{% endif %}
 from app.core.config.settings import settings
-from app.core.database import dispose_engine
+from app.core.database import get_engine
 from app.core.logging import configure_logging
-from app.core.metrics import TELEMETRY
-from app.core.telemetry import configure_telemetry
+
+configure_logging()
+if settings.app.SENTRY_DSN:
+    sentry_sdk.init(settings.app.SENTRY_DSN, environment=settings.app.ENVIRONMENT)
 
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     """Close the connections to the database when the application stops."""
     yield
-    dispose_engine()
-
-
-def create_app() -> FastAPI:
-    """Build the application."""
-    configure_logging()
-    configure_telemetry()
-    options: dict[str, Any] = {
-        "title": {{ quoted(cookiecutter.project_name) }},
-        "description": {{ quoted(cookiecutter.description) }},
-        "version": "0.1.0",
-        "lifespan": lifespan,
-        "max_body_size": settings.app.MAX_BODY_SIZE,
-        "generate_unique_id_function": operation_id,
-        # The redirect would contain the Host header, which the client controls.
-        "redirect_slashes": False,
-        "telemetry": TELEMETRY,
-    }
-    if settings.app.DOCS_ENABLED:
-        app = FastAPIOffline(redoc_url=None, **options)
-        app.add_api_route("/", show_docs, include_in_schema=False)
-    else:
-        app = FastAPI(openapi_url=None, **options)
-    add_middleware(app)
-    add_error_handlers(app)
-    app.include_router(api_router)
-    return app
-
-
-def add_middleware(app: FastAPI) -> None:
-    """Add the middleware. The one that is added last is the outermost."""
-    if settings.app.CORS_ORIGINS:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.app.CORS_ORIGINS,
-            allow_methods=["*"],
-            allow_headers=["Authorization", "Content-Type"],
-        )
-    app.add_middleware(CorrelationIdMiddleware)
-    app.add_middleware(SecurityHeadersMiddleware)
-    if settings.app.TRUSTED_HOSTS:
-        # Health checks on the same machine use these{{ ", Prometheus the last" if cookiecutter.use_docker }}.
-        hosts = [*settings.app.TRUSTED_HOSTS, "localhost", "127.0.0.1"{{ ', "app"' if cookiecutter.use_docker }}]
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    if settings.app.TRUSTED_PROXIES:
-        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[*settings.app.TRUSTED_PROXIES])
+    get_engine().dispose()
 
 
 def operation_id(route: APIRoute) -> str:
@@ -81,9 +42,40 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-async def show_docs() -> RedirectResponse:
-    """Redirect to the documentation."""
-    return RedirectResponse("docs")
+app = FastAPI(
+    title={{ quoted(cookiecutter.project_name) }},
+    description={{ quoted(cookiecutter.description) }},
+    version="0.1.0",
+    lifespan=lifespan,
+    max_body_size=settings.app.MAX_BODY_SIZE,
+    generate_unique_id_function=operation_id,
+)
+app.add_middleware(
+    CORSMiddleware,
+    allow_origins=settings.app.CORS_ORIGINS,
+    allow_methods=["*"],
+    allow_headers=["Authorization", "Content-Type"],
+)
+app.add_middleware(CorrelationIdMiddleware)
+{% if cookiecutter.use_monitoring %}
+Instrumentator(excluded_handlers=["/health", "/metrics"]).instrument(app)
+{% endif %}
 
 
-app = create_app()
+@app.middleware("http")
+async def add_security_headers(
+    request: Request, call_next: Callable[[Request], Awaitable[Response]]
+) -> Response:
+    """Add the headers that OWASP recommends for APIs."""
+    response = await call_next(request)
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    return response
+
+
+add_error_handlers(app)
+app.include_router(api_router)
+{% if cookiecutter.use_celery %}
+add_job_error_handlers(app)
+add_admin(app)
+{% endif %}

@@ -1,1 +1,0 @@
-"""The commands for development: ``python -m dev`` and ``python -m dev.env``."""

@@ -6,7 +6,7 @@ import secrets
 import tempfile
 {% endif %}
 
-from tests.servers.database_{{ cookiecutter.database }} import DATABASE_URL
+from tests.servers.database import DATABASE_URL
 {% if cookiecutter.use_redis %}
 from tests.servers.redis import redis_url
 {% endif %}
@@ -19,8 +19,7 @@ os.environ |= {
     "SECRET_KEY": secrets.token_hex(),
     "DATABASE_URL": DATABASE_URL,
     # All tests have one client address.
-    "LOGIN_ADDRESS_RATE_LIMIT": "1000/minute",
-    "REGISTRATION_RATE_LIMIT": "1000/minute",
+    "LOGIN_RATE_LIMIT": "1000/minute",
 {% if cookiecutter.use_redis %}
     "REDIS_URL": redis_url(0),
 {% endif %}
@@ -31,8 +30,5 @@ os.environ |= {
 {% endif %}
 {% if cookiecutter.use_backup %}
     "BACKUP_DIR": backups.name,
-{% if cookiecutter.use_celery %}
-    "BACKUP_RETRY_SECONDS": "0",
-{% endif %}
 {% endif %}
 }

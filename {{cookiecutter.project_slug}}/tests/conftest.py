@@ -13,13 +13,13 @@ import pytest
 from alembic.config import main as alembic
 from fastapi.testclient import TestClient
 
-from app.core.database import dispose_engine, session_scope
+from app.core.database import get_engine, session_scope
 from app.main import app
 from app.models import Base
 {% if cookiecutter.use_celery %}
 from tests.servers import running, wait_until
 {% endif %}
-from tests.servers.database_{{ cookiecutter.database }} import DATABASE_URL, database_server
+from tests.servers.database import DATABASE_URL, database_server
 {% if cookiecutter.use_redis %}
 from tests.servers.redis import redis_server
 {% endif %}
@@ -37,7 +37,7 @@ def database(database_url: str) -> Iterator[None]:
     """The database with all migrations applied."""
     alembic(["upgrade", "head"])
     yield
-    dispose_engine()
+    get_engine().dispose()
 
 
 @pytest.fixture

@@ -1,44 +1,25 @@
-"""Database backups that are proven to restore.
+"""Database backups that are proven to restore: ``python -m app.backup``, and docs/backups.md.
 
-Every function takes a BackupConfig and returns plain JSON data; an expected failure is a
-BackupError. Only ``settings``, ``metrics`` and ``__main__`` need the rest of the application.
-
-``create`` and ``restore`` are the place to start reading. ``folder`` is the backup folder,
-``copy`` the off-site copies, ``retention`` says which backups may go, and ``{{ cookiecutter.database }}`` has what
-is particular to the database: see ``base``.
+``operations`` is the place to start reading: create, verify, restore, prune. ``files`` is the backup
+folder, ``copies`` the off-site copies, ``database`` what is particular to it.
 """
 
-from app.backup.config import BackupConfig, Progress
-from app.backup.create import create_backup
-from app.backup.errors import (
-    BackupError,
-    BusyError,
-    CopyError,
-    DatabaseError,
-    InvalidBackupError,
-    RefusedError,
-    StorageError,
-    ToolError,
+from app.backup.errors import BackupError, BusyError, DifferentError, InvalidBackupError
+from app.backup.operations import (
+    create_backup,
+    drop_old,
+    prune_backups,
+    restore_backup,
+    verify_backup,
 )
-from app.backup.restore import drop_old, old_databases, restore_backup, verify_backup
-from app.backup.retention import backup_status, list_backups, prune_backups
 
 __all__ = [
-    "BackupConfig",
     "BackupError",
     "BusyError",
-    "CopyError",
-    "DatabaseError",
+    "DifferentError",
     "InvalidBackupError",
-    "Progress",
-    "RefusedError",
-    "StorageError",
-    "ToolError",
-    "backup_status",
     "create_backup",
     "drop_old",
-    "list_backups",
-    "old_databases",
     "prune_backups",
     "restore_backup",
     "verify_backup",

@@ -1,46 +1,40 @@
 """Registration, login and refresh tokens."""
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import cast
+import secrets
+from datetime import timedelta
+from uuid import uuid4
 
 import structlog
-from sqlalchemy import CursorResult, Delete, Update, delete, select, update
+from sqlalchemy import CursorResult, delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.core.config.settings import settings
-from app.core.database import session_scope
 from app.core.security import (
-    InvalidTokenError,
+    DUMMY_HASH,
     create_access_token,
-    create_refresh_token,
-    hash_password,
-    hash_refresh_token,
-    next_refresh_token,
-    refresh_token_family,
+    hash_token,
+    password_hasher,
     utc_now,
-    verify_password,
 )
-from app.models import RefreshToken, User
+from app.models import {{ "Job, " if cookiecutter.use_celery }}RefreshToken, User
 
 log = structlog.get_logger(__name__)
+
+# A refresh token may be sent again for this long, in case the first answer was lost.
+GRACE = timedelta(seconds=10)
 
 
 class EmailTakenError(Exception):
     """The email address is registered already."""
 
 
+class UserNotFoundError(LookupError):
+    """There is no user with this email address."""
+
+
 class WrongPasswordError(Exception):
     """The email address or the password is wrong."""
-
-
-@dataclass(frozen=True)
-class TokenPair:
-    """An access token and the refresh token for the next one."""
-
-    access_token: str
-    refresh_token: str
 
 
 def register(session: Session, email: str, password: str) -> User:
@@ -49,7 +43,7 @@ def register(session: Session, email: str, password: str) -> User:
     Raises:
         EmailTakenError: The address is registered already.
     """
-    user = User(email=email, password_hash=hash_password(password))
+    user = User(email=email, password_hash=password_hasher.hash(password))
     session.add(user)
     try:
         session.flush()
@@ -58,124 +52,112 @@ def register(session: Session, email: str, password: str) -> User:
     return user
 
 
-def log_in(email: str, password: str) -> TokenPair:
-    """Start a login and return its first tokens.
-
-    The password is verified between two transactions: it takes too long to keep a connection.
+def log_in(session: Session, email: str, password: str) -> tuple[str, str]:
+    """Return an access token and the first refresh token of a login.
 
     Raises:
         WrongPasswordError: The address is unknown or the password is wrong.
     """
-    with session_scope() as session:
-        user = session.scalar(select(User).where(User.email == email))
-    valid, new_hash = verify_password(password, user.password_hash if user else None)
+    user = session.scalar(select(User).where(User.email == email))
+    stored_hash = user.password_hash if user else DUMMY_HASH
+    valid, new_hash = password_hasher.verify_and_update(password, stored_hash)
     if user is None or not valid:
         raise WrongPasswordError
-    with session_scope() as session:
-        _replace_password_hash(session, user, new_hash or user.password_hash)
-{% if not cookiecutter.use_celery %}
-        delete_expired_tokens(session)
-{% endif %}
-        token = create_refresh_token()
-        login = RefreshToken(
-            user_id=user.id,
-            family=refresh_token_family(token),
-            token_hash=hash_refresh_token(token),
-            expires_at=_refresh_token_expiry(),
-        )
-        session.add(login)
-        return TokenPair(create_access_token(user.id, login.family), token)
+    user.password_hash = new_hash or user.password_hash
+    return create_access_token(user.id), _add_refresh_token(session, user.id, str(uuid4()))
 
 
-def change_password(session: Session, login: RefreshToken, password: str, new: str) -> None:
-    """Change the password of a user and end all their other logins.
+def change_password(session: Session, user: User, password: str, new: str) -> None:
+    """Change the password and end all logins of the user.
 
     Raises:
         WrongPasswordError: The current password is wrong.
     """
-    if not verify_password(password, login.user.password_hash)[0]:
+    if not password_hasher.verify(password, user.password_hash):
         raise WrongPasswordError
-    _replace_password_hash(session, login.user, hash_password(new))
-    others = RefreshToken.user_id == login.user_id, RefreshToken.id != login.id
-    _execute(session, delete(RefreshToken).where(*others))
+    set_password(session, user, new)
 
 
-def rotate_tokens(refresh_token: str) -> TokenPair:
-    """Replace a refresh token and return a new pair.
+def set_password(session: Session, user: User, password: str) -> None:
+    """Set a password and end all logins of the user."""
+    user.password_hash = password_hasher.hash(password)
+    log_out_everywhere(session, user)
 
-    A token that was replaced before may be stolen, so it ends the login. Within
-    ``REFRESH_TOKEN_GRACE_SECONDS`` it is taken for a repeated request and gets the same successor.
+
+def get_user(session: Session, email: str) -> User:
+    """Return the user with an email address.
 
     Raises:
-        InvalidTokenError: The token is unknown or expired, or was replaced before.
+        UserNotFoundError: There is none.
     """
-    now, token_hash = utc_now(), hash_refresh_token(refresh_token)
-    family = RefreshToken.family == refresh_token_family(refresh_token)
-    successor = next_refresh_token(refresh_token)
-    with session_scope() as session:
-        # A single statement decides which one of several concurrent requests replaces the token.
-        rotated = _execute(
-            session,
-            update(RefreshToken)
-            .where(family, RefreshToken.token_hash == token_hash, RefreshToken.expires_at > now)
-            .values(
-                token_hash=hash_refresh_token(successor),
-                previous_hash=token_hash,
-                rotated_at=now,
-                expires_at=_refresh_token_expiry(),
-            ),
-        )
-        login = session.scalar(select(RefreshToken).where(family))
-        if login and (rotated or _is_repeated(login, token_hash)):
-            return TokenPair(create_access_token(login.user_id, login.family), successor)
-        if login and login.expires_at > now:
-            log.warning("refresh token reuse, the login was ended", user_id=login.user_id)
-            _execute(session, delete(RefreshToken).where(family))
-    raise InvalidTokenError("unknown, expired or replaced refresh token")
+    user = session.scalar(select(User).where(User.email == email.lower()))
+    if user is None:
+        raise UserNotFoundError
+    return user
 
 
-def log_out(session: Session, refresh_token: str) -> None:
+def find_user(session: Session, token: str) -> User | None:
+    """Return the user of a refresh token, or None if its login has ended. The token stays valid."""
+    is_current = RefreshToken.used_at.is_(None), RefreshToken.expires_at > utc_now()
+    query = select(User).join(RefreshToken).where(RefreshToken.token_hash == hash_token(token))
+    return session.scalar(query.where(*is_current))
+
+
+def delete_user(session: Session, user: User) -> None:
+    """Delete a user with their logins{{ " and jobs" if cookiecutter.use_celery }}."""
+    log_out_everywhere(session, user)
+{% if cookiecutter.use_celery %}
+    session.execute(delete(Job).where(Job.owner_id == user.id))
+{% endif %}
+    session.delete(user)
+
+
+def rotate_tokens(session: Session, token: str) -> tuple[str, str] | None:
+    """Return a new access and refresh token, or None.
+
+    A token that was used before may be stolen, so it ends the login.
+    """
+    now = utc_now()
+    used = session.scalar(
+        select(RefreshToken).where(RefreshToken.token_hash == hash_token(token)).with_for_update()
+    )
+    if used is None or used.expires_at <= now:
+        return None
+    if used.used_at and used.used_at + GRACE < now:
+        log.warning("refresh token reuse, the login was ended", user_id=used.user_id)
+        session.execute(delete(RefreshToken).where(RefreshToken.family == used.family))
+        return None
+    used.used_at = used.used_at or now
+    return create_access_token(used.user_id), _add_refresh_token(session, used.user_id, used.family)
+
+
+def log_out(session: Session, token: str) -> None:
     """End the login of a refresh token. An unknown token is ignored."""
-    family = refresh_token_family(refresh_token)
-    _execute(session, delete(RefreshToken).where(RefreshToken.family == family))
+    family = select(RefreshToken.family).where(RefreshToken.token_hash == hash_token(token))
+    if found := session.scalar(family):
+        session.execute(delete(RefreshToken).where(RefreshToken.family == found))
 
 
 def log_out_everywhere(session: Session, user: User) -> None:
     """End all logins of a user."""
-    _execute(session, delete(RefreshToken).where(RefreshToken.user_id == user.id))
+    session.execute(delete(RefreshToken).where(RefreshToken.user_id == user.id))
 
 
 def delete_expired_tokens(session: Session) -> int:
     """Delete the refresh tokens that have expired and return their number."""
-    return _execute(session, delete(RefreshToken).where(RefreshToken.expires_at <= utc_now()))
+    statement = delete(RefreshToken).where(RefreshToken.expires_at <= utc_now())
+    result: CursorResult[object] = session.connection().execute(statement)
+    return result.rowcount
 
 
-def _refresh_token_expiry() -> datetime:
-    return utc_now() + timedelta(days=settings.app.REFRESH_TOKEN_DAYS)
-
-
-def _is_repeated(login: RefreshToken, token_hash: str) -> bool:
-    """Return whether the token was replaced by the current one just now."""
-    grace = timedelta(seconds=settings.app.REFRESH_TOKEN_GRACE_SECONDS)
-    return (
-        login.previous_hash == token_hash
-        and login.rotated_at is not None
-        and utc_now() < login.rotated_at + grace
+def _add_refresh_token(session: Session, user_id: int, family: str) -> str:
+    token = secrets.token_urlsafe(32)
+    session.add(
+        RefreshToken(
+            user_id=user_id,
+            family=family,
+            token_hash=hash_token(token),
+            expires_at=utc_now() + timedelta(days=settings.app.REFRESH_TOKEN_DAYS),
+        )
     )
-
-
-def _replace_password_hash(session: Session, user: User, new_hash: str) -> None:
-    """Store a hash, provided that the password that was verified is still the current one.
-
-    It is the first statement of its transaction and locks the user: a login with the old password
-    either comes before a password change, which then ends it, or fails.
-    """
-    verified = User.id == user.id, User.password_hash == user.password_hash
-    if not _execute(session, update(User).where(*verified).values(password_hash=new_hash)):
-        raise WrongPasswordError
-
-
-def _execute(session: Session, statement: Update | Delete) -> int:
-    """Execute a statement and return the number of rows that it matched."""
-    statement = statement.execution_options(synchronize_session=False)
-    return cast("CursorResult[object]", session.execute(statement)).rowcount
+    return token

@@ -1,7 +1,7 @@
 """Jobs and the schedule
 
 Revision ID: 0002
-Revises: 0001a
+Revises: 0001
 """
 
 import sqlalchemy as sa
@@ -11,34 +11,38 @@ from sqlalchemy.dialects import mysql
 {% endif %}
 
 revision = "0002"
-down_revision = "0001a"
+down_revision = "0001"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
-    timestamp = {% if cookiecutter.database == "mysql" %}mysql.DATETIME(fsp=6){% else %}sa.DateTime(){% endif +%}
+    timestamp = {{ "mysql.DATETIME(fsp=6)" if cookiecutter.database == "mysql" else "sa.DateTime()" }}
     op.create_table(
         "jobs",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("task", sa.String(length=255), nullable=False),
+        sa.Column("args", sa.JSON(), nullable=False),
         sa.Column("kwargs", sa.JSON(), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("result", sa.JSON(), nullable=True),
         sa.Column("owner_id", sa.Integer(), nullable=True),
+        sa.Column("unique_key", sa.String(length=255), nullable=True),
         sa.Column("schedule", sa.String(length=255), nullable=True),
-        sa.Column("headers", sa.JSON(), nullable=False),
+        sa.Column("request_id", sa.String(length=64), nullable=True),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("series", sa.Integer(), nullable=False),
+        sa.Column("retries", sa.Integer(), nullable=False),
         sa.Column("lost", sa.Integer(), nullable=False),
+        sa.Column("round", sa.Integer(), nullable=False),
         sa.Column("worker", sa.String(length=255), nullable=True),
-        sa.Column("pid", sa.Integer(), nullable=True),
         sa.Column("created_at", timestamp, nullable=False),
         sa.Column("due_at", timestamp, nullable=False),
         sa.Column("published_at", timestamp, nullable=True),
         sa.Column("started_at", timestamp, nullable=True),
+        sa.Column("deadline", timestamp, nullable=True),
         sa.Column("finished_at", timestamp, nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_jobs"),
+        sa.UniqueConstraint("unique_key", name="uq_jobs_unique_key"),
     )
     op.create_index("ix_jobs_status", "jobs", ["status", "published_at", "due_at"])
     op.create_index("ix_jobs_owner_id", "jobs", ["owner_id", "created_at", "id"])
@@ -46,6 +50,7 @@ def upgrade() -> None:
     op.create_table(
         "schedule_states",
         sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("is_paused", sa.Boolean(), nullable=False),
         sa.Column("created_at", timestamp, nullable=False),
         sa.Column("last_run_at", timestamp, nullable=False),
         sa.Column("last_success_at", timestamp, nullable=True),

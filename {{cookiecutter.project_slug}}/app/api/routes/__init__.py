@@ -3,14 +3,10 @@
 from fastapi import APIRouter
 
 from app.api.errors import errors
-from app.api.routes import auth, health, metrics, {% if cookiecutter.use_celery %}tasks, {% endif %}users
+{% set names = ["auth", "health"] + (["metrics"] if cookiecutter.use_monitoring else []) + (["tasks"] if cookiecutter.use_celery else []) + ["users"] %}
+from app.api.routes import {{ names | join(", ") }}
 
 # Any route can receive a malformed or too large request, or fail to reach the database.
 api_router = APIRouter(responses=errors(400, 413, 422, 503))
-api_router.include_router(health.router)
-api_router.include_router(metrics.router)
-api_router.include_router(auth.router)
-api_router.include_router(users.router)
-{% if cookiecutter.use_celery %}
-api_router.include_router(tasks.router)
-{% endif %}
+for module in ({{ names | join(", ") }}):
+    api_router.include_router(module.router)

@@ -1,68 +1,154 @@
-"""The settings: ``from app.core.config.settings import settings``."""
+"""The settings: environment variables, and in development the file ``.env``.
 
-from typing import Any
+Fields are named after their variables: ``settings.{{ "celery.CELERY_BROKER_URL" if cookiecutter.use_celery else "app.LOG_LEVEL" }}``.
+https://docs.pydantic.dev/latest/concepts/pydantic_settings/
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import logging
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from app.core.config.app import AppSettings
-{% if cookiecutter.use_backup %}
-from app.core.config.backup import BackupSettings
-{% endif %}
-from app.core.config.base import ENV_FILE, SettingsGroup
-{% if cookiecutter.use_celery %}
-from app.core.config.celery import CelerySettings
-{% endif %}
-from app.core.config.database import DatabaseSettings
-from app.core.config.env_file import check_env_file
-from app.core.config.monitoring import MonitoringSettings
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+
+PROJECT_ROOT = Path(__file__).resolve().parents[3]
+
+
+def split_commas(value: Any) -> Any:
+    """Return the parts of a comma-separated string."""
+    return [part.strip() for part in value.split(",") if part.strip()] if value else []
+
+
+CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(split_commas)]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 {% if cookiecutter.use_redis %}
-from app.core.config.redis import RedisSettings
+RedisUrl = Annotated[str, Field(pattern=r"^(rediss?|unix|sentinel)://", repr=False)]
 {% endif %}
+
+
+class SettingsGroup(BaseSettings):
+    """Variables of the process override the ``.env`` file."""
+
+    model_config = SettingsConfigDict(
+        env_file=PROJECT_ROOT / ".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # Values may be secrets.
+    )
+
+
+class AppSettings(SettingsGroup):
+    """The API."""
+
+    ENVIRONMENT: Literal["development", "production"] = "development"
+    LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    # Signs access tokens: a new key ends every login within minutes. It has no default.
+    SECRET_KEY: str = Field(min_length=32, repr=False)
+    ACCESS_TOKEN_MINUTES: int = Field(default=15, ge=1)
+    REFRESH_TOKEN_DAYS: int = Field(default=14, ge=1)
+    LOGIN_RATE_LIMIT: str = "10/minute"
+    MAX_BODY_SIZE: int = Field(default=1024 * 1024, ge=1)
+    CORS_ORIGINS: Annotated[list[Origin], NoDecode, BeforeValidator(split_commas)] = []
+    SENTRY_DSN: str = Field(default="", repr=False)
+{% if cookiecutter.use_monitoring %}
+    METRICS_TOKEN: str = Field(default="", repr=False)
+{% endif %}
+
+
+class DatabaseSettings(SettingsGroup):
+    """The database."""
+
+    DATABASE_URL: str = Field(repr=False)
+    # Seconds that one statement may take. Migrations have no limit.
+    DATABASE_TIMEOUT: int = Field(default=30, ge=1)
+    DATABASE_POOL_SIZE: int = Field(default=15, ge=1)
+
+    @field_validator("DATABASE_URL")
+    @classmethod
+    def _use_driver(cls, value: str) -> str:
+        url = make_url(value)
+        if url.get_backend_name() not in {{ {"sqlite": '("sqlite",)', "postgresql": '("postgres", "postgresql")', "mysql": '("mysql", "mariadb")'}[cookiecutter.database] }}:
+            raise ValueError("must start with {{ {"sqlite": "sqlite:///", "postgresql": "postgresql+psycopg://", "mysql": "mysql+pymysql://"}[cookiecutter.database] }}")
+        return url.set(drivername="{{ {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}[cookiecutter.database] }}").render_as_string(hide_password=False)
+{% if cookiecutter.use_redis %}
+
+
+class RedisSettings(SettingsGroup):
+    """The application's own Redis database."""
+
+    REDIS_URL: RedisUrl = "redis://localhost:6379/0"
+    # Every key starts with it, so that projects can share a Redis server.
+    REDIS_KEY_PREFIX: str = "{{ cookiecutter.project_slug }}:"
+{% endif %}
+{% if cookiecutter.use_celery %}
+
+
+class CelerySettings(SettingsGroup):
+    """Celery and jobs. Times are in seconds."""
+
+    CELERY_BROKER_URL: RedisUrl = "redis://localhost:6379/1"
+    CELERY_RESULT_BACKEND: RedisUrl = "redis://localhost:6379/2"
+    CELERY_TASK_SERIALIZER: Literal["json"] = "json"
+    CELERY_RESULT_SERIALIZER: Literal["json"] = "json"
+    CELERY_TIMEZONE: str = "UTC"
+    CELERY_ENABLE_UTC: bool = True
+    CELERY_WORKER_CONCURRENCY: int = Field(default=4, ge=1)
+    CELERY_TASK_SOFT_TIME_LIMIT: int = Field(default=5 * 60, ge=1)
+    CELERY_TASK_TIME_LIMIT: int = Field(default=6 * 60, ge=1)
+    CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT: float = Field(default=10, ge=0)
+    # Touched by a healthy worker or beat, for health checks that look at the age of a file.
+    CELERY_HEARTBEAT_FILE: Path | None = None
+    # A job whose worker was lost this often fails.
+    JOB_MAX_ATTEMPTS: int = Field(default=5, ge=1)
+    JOB_RETENTION_DAYS: int = Field(default=30, ge=1)
+    # Where finished runs of the schedule report themselves: https://healthchecks.io/docs/http_api/
+    SCHEDULE_PING_URL: str = Field(default="", pattern="^(https?://.*)?$", repr=False)
+{% endif %}
+{% if cookiecutter.use_backup %}
+
+
+class BackupSettings(SettingsGroup):
+    """Backups. docs/backups.md explains them."""
+
+    BACKUP_DIR: Path = Path("./backups/database")
+    BACKUP_RETENTION_DAYS: int = Field(default=30, ge=1)
+    BACKUP_KEEP_AT_LEAST: int = Field(default=3, ge=1)
+    # Another user for backups and restores.
+    BACKUP_DATABASE_URL: str | None = Field(default=None, repr=False)
+    BACKUP_COPY_URL: str | None = Field(default=None, pattern="^(s3|gs|az|file)://")
+    BACKUP_AGE_RECIPIENTS: CommaSeparated = []
+    BACKUP_AGE_IDENTITY_FILE: Path | None = None
+{% endif %}
+{% set optional = (["redis"] if cookiecutter.use_redis else []) + (["celery"] if cookiecutter.use_celery else []) + (["backup"] if cookiecutter.use_backup else []) %}
 
 
 class Settings(BaseModel):
-    """All groups of settings. Each reads the environment and ``.env`` when it is created."""
+    """All groups of settings."""
 
-    model_config = ConfigDict(frozen=True)
-
-    app: AppSettings = Field(default_factory=AppSettings)
-    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
-{% if cookiecutter.use_redis %}
-    redis: RedisSettings = Field(default_factory=RedisSettings)
-{% endif %}
-{% if cookiecutter.use_celery %}
-    celery: CelerySettings = Field(default_factory=CelerySettings)
-{% endif %}
-{% if cookiecutter.use_backup %}
-    backup: BackupSettings = Field(default_factory=BackupSettings)
-{% endif %}
-    monitoring: MonitoringSettings = Field(default_factory=MonitoringSettings)
+{% for group in ["app", "database"] + optional %}
+    {{ group }}: {{ group | capitalize }}Settings = Field(default_factory={{ group | capitalize }}Settings)
+{% endfor %}
 
 
-def load_settings() -> Settings:
-    """Read the settings.
-
-    Raises:
-        SystemExit: A value is missing or invalid, or ``.env`` has a mistake. The message has one
-            line for each, without the value, which may be a secret.
-    """
-    if ENV_FILE.exists():
-        names = {name for group in SettingsGroup.__subclasses__() for name in group.model_fields}
-        if mistakes := check_env_file(ENV_FILE, names):
-            raise SystemExit("\n".join(mistakes))
-    try:
-        return Settings()
-    except ValidationError as error:
-        raise SystemExit("\n".join(map(_line, error.errors()))) from None
+def warn_of_unknown_names(path: Path) -> None:
+    """Log a warning for each name in ``.env`` that is neither a setting nor in ``.env.example``."""
+    known = {name for group in SettingsGroup.__subclasses__() for name in group.model_fields}
+    if (example := path.with_name(".env.example")).exists():
+        known |= set(re.findall(r"^(?:# )?([A-Z]\w*)=", example.read_text(), re.MULTILINE))
+    lines = path.read_text().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        name = re.match(r"(?:export\s+)?(\w+)\s*=", line)
+        if name and name[1] not in known:
+            close = [f", did you mean {one}?" for one in get_close_matches(name[1], known, n=1)]
+            text = ".env, line %d: %s is not a setting%s"
+            logging.getLogger(__name__).warning(text, number, name[1], "".join(close))
 
 
-def _line(error: Any) -> str:
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "missing":
-        message = "is not set"
-        if not ENV_FILE.exists():
-            message += ", and there is no .env file: create one with python -m dev.env"
-    return ": ".join([*map(str, error["loc"]), message])
-
-
-settings = load_settings()
+try:
+    settings = Settings()
+except ValidationError as error:  # Without a traceback; the message names the variable.
+    raise SystemExit(str(error)) from None
+warn_of_unknown_names(PROJECT_ROOT / ".env")

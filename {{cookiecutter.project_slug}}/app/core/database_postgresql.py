@@ -1,0 +1,67 @@
+"""The SQLAlchemy engine, sessions and the base class of all models."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from sqlalchemy import {{ "DateTime, " if cookiecutter.use_celery }}Engine, MetaData, create_engine{{ ", func" if cookiecutter.use_celery }}
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from app.core.config.settings import settings
+{% if cookiecutter.use_celery %}
+
+# Times are in UTC, without a time zone.
+Timestamp = DateTime()
+# The time of the database server, the one clock that all processes share.
+DATABASE_NOW = func.timezone("utc", func.clock_timestamp(), type_=Timestamp)
+{% endif %}
+
+
+class Base(DeclarativeBase):
+    """The base class of all models. Constraints get names, so that migrations can refer to them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+def make_engine(timeout: int | None = None) -> Engine:
+    """Return an engine whose statements may take ``timeout`` seconds, or any time without it."""
+    # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+    connect_args: dict[str, object] = {"connect_timeout": 2, "tcp_user_timeout": 15_000}
+    if timeout:
+        connect_args["options"] = f"-c statement_timeout={timeout}s"
+    return create_engine(
+        settings.database.DATABASE_URL,
+        connect_args=connect_args,
+        pool_pre_ping=True,
+        pool_size=settings.database.DATABASE_POOL_SIZE,
+        max_overflow=0,
+        pool_timeout=5,
+        hide_parameters=True,  # Values stay out of exceptions, and so out of the logs.
+    )
+
+
+@cache
+def get_engine() -> Engine:
+    """Return the engine of this process. It connects on first use."""
+    return make_engine(settings.database.DATABASE_TIMEOUT)
+
+
+@contextmanager
+def session_scope() -> Iterator[Session]:
+    """Open a session; commit at the end, or roll back if an exception was raised."""
+    with Session(get_engine(), expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+def get_session() -> Iterator[Session]:
+    """FastAPI dependency: a session that is committed when the route returns."""
+    with session_scope() as session:
+        yield session
