@@ -134,6 +134,7 @@ def dump(url: str, target: Writer) -> Dumped:
 
     def command(*arguments: str) -> Command:
         options = ["--default-character-set=utf8mb4", "--no-tablespaces", *arguments]
+        options.append("--skip-lock-tables")  # a lock would wait for every open transaction
         if "MariaDB" not in version:
             options += ["--set-gtid-purged=OFF", "--column-statistics=0"]
         return _command(url, tool, version, *options, "--", live)

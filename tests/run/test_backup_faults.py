@@ -1,0 +1,91 @@
+"""Faults of backups that were found on version 0.2.0, through the command line and SQL only."""
+
+import ast
+import gzip
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Bake
+from tests.harness import Stack, find_program
+
+StartStack = Callable[[str], AbstractContextManager[Stack]]
+
+# Runs each argument as a statement of its own, and prints the rows of the last one.
+SQL = """
+import os, sys, sqlalchemy as sa
+engine = sa.create_engine(os.environ["DATABASE_URL"], isolation_level="AUTOCOMMIT")
+with engine.connect() as connection:
+    for statement in sys.argv[1:]:
+        result = connection.exec_driver_sql(statement)
+print([tuple(map(str, row)) for row in result] if result.returns_rows else [])
+"""
+# Leaves a transaction open, with one row that is not committed.
+OPEN_TRANSACTION = """
+import os, signal, sqlalchemy as sa
+with sa.create_engine(os.environ["DATABASE_URL"]).connect() as connection:
+    connection.exec_driver_sql("INSERT INTO t VALUES (3)")
+    print("inserted")
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def start_stack(installed: Bake, tmp_path: Path) -> StartStack:
+    """A function that starts a project with backups and its database server, nothing else."""
+
+    @contextmanager
+    def start_stack(database: str) -> Iterator[Stack]:
+        project = installed(database=database, use_celery=False, use_redis=False, use_docker=False)
+        with Stack(project, tmp_path / "stack") as stack:
+            yield stack
+
+    return start_stack
+
+
+def sql(stack: Stack, *statements: str) -> list[tuple[str, ...]]:
+    """Run statements in the live database and return the rows of the last one, as text."""
+    rows: list[tuple[str, ...]] = ast.literal_eval(stack.python(SQL, *statements))
+    return rows
+
+
+def backup(stack: Stack, *arguments: str, **environment: str) -> Any:
+    """Run ``python -m app.backup`` and return what it prints; a wait ends after a minute."""
+    command = ("python", "-m", "app.backup", *arguments, "--json")
+    return json.loads(stack.run(*command, timeout=60, **environment))
+
+
+def test_create_does_not_wait_for_open_transactions(start_stack: StartStack) -> None:
+    with start_stack("mysql") as stack:
+        trigger = "CREATE TRIGGER tr BEFORE INSERT ON t FOR EACH ROW SET NEW.n = NEW.n"
+        sql(stack, "CREATE TABLE t (n INT)", trigger, "INSERT INTO t VALUES (1), (2)")
+        python = stack.project / ".venv/bin/python"
+        stack.start("transaction", python, "-c", OPEN_TRANSACTION)
+        stack.wait_for_log("transaction", "inserted")
+        assert backup(stack, "create")["tables"]["t"] == 2
+        backup(stack, "verify")
+
+
+def test_create_accepts_a_view_whose_definer_is_gone(start_stack: StartStack) -> None:
+    with start_stack("mysql") as stack:
+        sql(
+            stack,
+            "CREATE TABLE t (n INT)",
+            "INSERT INTO t VALUES (7)",
+            "CREATE USER former@localhost",
+            "CREATE DEFINER = former@localhost VIEW v AS SELECT n FROM t",
+            "DROP USER former@localhost",
+        )
+        dump = gzip.decompress(Path(backup(stack, "create")["path"]).read_bytes())
+        sql(stack, "DROP VIEW v", "DROP TABLE t")
+        client = find_program("mariadb", "mysql", install="apt install mariadb-client")
+        options = ["-h127.0.0.1", f"-P{stack.database_port}", "-uapp", "-psecret", "app"]
+        subprocess.run([client, "--no-defaults", *options], input=dump, check=True)
+        assert sql(stack, "SELECT n FROM t") == [("7",)]
+        views = "SELECT table_name FROM information_schema.views WHERE table_schema = 'app'"
+        assert sql(stack, views) == [("v",)]
