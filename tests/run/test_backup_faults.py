@@ -89,3 +89,39 @@ def test_create_accepts_a_view_whose_definer_is_gone(start_stack: StartStack) ->
         assert sql(stack, "SELECT n FROM t") == [("7",)]
         views = "SELECT table_name FROM information_schema.views WHERE table_schema = 'app'"
         assert sql(stack, views) == [("v",)]
+
+
+# A word, a day and a text that depend on settings of the database.
+DEPENDENT = [
+    "ALTER DATABASE app SET default_text_search_config = 'german'",
+    "ALTER DATABASE app SET timezone = 'Asia/Tokyo'",
+    "ALTER DATABASE app SET app.salt = 'pepper'",
+    "CREATE FUNCTION words(text) RETURNS tsvector IMMUTABLE LANGUAGE sql"
+    " AS 'SELECT to_tsvector($1)'",
+    "CREATE FUNCTION salted(text) RETURNS text IMMUTABLE LANGUAGE sql"
+    " AS 'SELECT $1 || current_setting(''app.salt'')'",
+]
+DEPENDENT_TABLE = [
+    "CREATE TABLE t (body text, moment timestamptz,"
+    " words tsvector GENERATED ALWAYS AS (words(body)) STORED,"
+    " salted text GENERATED ALWAYS AS (salted('salt and ')) STORED)",
+    "INSERT INTO t VALUES ('viele Häuser', '2026-01-01 20:00:00Z')",
+    "CREATE MATERIALIZED VIEW days AS SELECT moment::date AS day FROM t",
+]
+DEPENDENT_ROWS = "SELECT words @@ to_tsquery('Haus'), day, salted FROM t, days"
+
+
+def test_rows_are_restored_under_the_settings_of_the_database(start_stack: StartStack) -> None:
+    expected = [("True", "2026-01-02", "salt and pepper")]
+    with start_stack("postgresql") as stack:
+        sql(stack, *DEPENDENT)
+        sql(stack, *DEPENDENT_TABLE)  # in a new session, which has the settings
+        assert sql(stack, DEPENDENT_ROWS) == expected
+        backup(stack, "create")
+        backup(stack, "verify")
+        sql(stack, "TRUNCATE t")
+        backup(stack, "restore", "--yes")
+        assert sql(stack, DEPENDENT_ROWS) == expected
+    with start_stack("postgresql") as other_server:
+        backup(other_server, "restore", "--yes")
+        assert sql(other_server, DEPENDENT_ROWS) == expected

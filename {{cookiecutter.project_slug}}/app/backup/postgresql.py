@@ -177,8 +177,10 @@ def load(url: str, side: str, source: Reader, properties: dict[str, Any]) -> Non
     """Create a database like the live one, and let psql fill it."""
     with _errors(url), _maintenance(url) as conn:
         tool, _ = _tool(conn, "psql")
-        live = _value(conn, PROPERTIES, database_name(url))
-        _create(conn, side, live or properties)
+        wanted = _wanted(conn, url, properties)
+        _create(conn, side, wanted)
+        # Rows may depend on settings. ``swap`` reports those that cannot be set.
+        _set_properties(conn, side, {"settings": wanted["settings"]})
     # Each statement by itself: one transaction would need a lock for every object.
     arguments = ("--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1")
     command = _command(url, tool, *arguments, side=side, options=" -c synchronous_commit=off")
@@ -207,9 +209,8 @@ def swap(url: str, side: str, old: str, properties: dict[str, Any]) -> list[str]
     """
     live = database_name(url)
     with _errors(url), _maintenance(url) as conn, _maintenance(url) as other:
-        current = _value(conn, PROPERTIES, live)
-        warnings = _set_properties(conn, side, current or properties)
-        if not current:
+        warnings = _set_properties(conn, side, _wanted(conn, url, properties))
+        if not _value(conn, PROPERTIES, live):
             _rename(conn, (side, live))
             return warnings
         with ThreadPoolExecutor(1) as pool:
@@ -317,6 +318,12 @@ def _count(conn: psycopg.Connection) -> Facts:
 
 def _sql(template: str, *names: str) -> sql.Composed:
     return sql.SQL(template).format(*map(sql.Identifier, names))
+
+
+def _wanted(conn: psycopg.Connection, url: str, backup: dict[str, Any]) -> dict[str, Any]:
+    """Return the live database's properties; what is not there, or not set, is the backup's."""
+    live = _value(conn, PROPERTIES, database_name(url)) or backup
+    return {**live, "settings": live.get("settings") or backup.get("settings")}
 
 
 def _create(conn: psycopg.Connection, name: str, properties: dict[str, Any]) -> None:
