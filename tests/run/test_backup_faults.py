@@ -2,7 +2,9 @@
 
 import ast
 import gzip
+import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -125,3 +127,65 @@ def test_rows_are_restored_under_the_settings_of_the_database(start_stack: Start
     with start_stack("postgresql") as other_server:
         backup(other_server, "restore", "--yes")
         assert sql(other_server, DEPENDENT_ROWS) == expected
+
+
+def put_into_store(store: Path, statement: str) -> None:
+    """Add a newer backup, which runs a statement and otherwise holds nothing, to the store."""
+    genuine = next(store.glob("*.json"))
+    text = genuine.read_text()
+    file = str(json.loads(text)["file"])
+    forged = re.sub(r"\d{8}_\d{6}", "20990101_000000", file)
+    dump = f"\\restrict key\n{statement};\n\\unrestrict key\n".encode()
+    data = gzip.compress(dump)
+    checksum = hashlib.sha256(data).hexdigest()
+    manifest = json.loads(text.replace(file, forged)) | {
+        "sequence": 10**15,
+        "created_at": "2099-01-01T00:00:00Z",
+        "size": len(data),
+        "dump_size": len(dump),
+        "sha256": checksum,
+        "copy_sha256": checksum,
+        "tables": {},
+        "revision": None,
+    }
+    (store / forged).write_bytes(data)
+    (store / f"{forged}.json").write_text(json.dumps(manifest))
+
+
+def test_verify_runs_nothing_from_the_store_while_there_is_a_local_backup(
+    start_stack: StartStack, tmp_path: Path
+) -> None:
+    with start_stack("postgresql") as stack:
+        store = tmp_path / "store"
+        store.mkdir()
+        sql(stack, "CREATE TABLE t (n int)", "INSERT INTO t VALUES (7)")
+        made = backup(stack, "create", BACKUP_COPY_URL=store.as_uri())
+        put_into_store(store, "DROP DATABASE app WITH (FORCE)")
+        verified = backup(stack, "verify", BACKUP_COPY_URL=store.as_uri())
+        assert sql(stack, "SELECT n FROM t") == [("7",)]
+        assert verified["file"] == made["file"]
+
+
+def test_a_copy_that_is_not_encrypted_is_refused_where_copies_are_encrypted(
+    start_stack: StartStack, tmp_path: Path
+) -> None:
+    with start_stack("sqlite") as stack:
+        generate = (
+            "import pyrage; key = pyrage.x25519.Identity.generate(); print(key, key.to_public())"
+        )
+        private, public = stack.python(generate).split()
+        (tmp_path / "key.txt").write_text(private)
+        encrypted = {"BACKUP_AGE_RECIPIENTS": public}
+        new_machine = encrypted | {
+            "BACKUP_DIR": str(tmp_path / "new"),
+            "BACKUP_AGE_IDENTITY_FILE": str(tmp_path / "key.txt"),
+        }
+        plain, secret = tmp_path / "plain", tmp_path / "secret"
+        plain.mkdir()
+        secret.mkdir()
+        backup(stack, "create", BACKUP_COPY_URL=plain.as_uri())
+        with pytest.raises(AssertionError, match="not encrypted"):
+            backup(stack, "verify", BACKUP_COPY_URL=plain.as_uri(), **new_machine)
+        assert list((tmp_path / "new").glob("*.gz")) == []
+        backup(stack, "create", BACKUP_COPY_URL=secret.as_uri(), **encrypted)
+        backup(stack, "verify", BACKUP_COPY_URL=secret.as_uri(), **new_machine)

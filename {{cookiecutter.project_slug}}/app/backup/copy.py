@@ -22,7 +22,7 @@ from obstore.store import ObjectStore, from_url
 from app.backup import folder
 from app.backup.base import CHUNK, HashingMeter, Meter, chunks, one_line, private_file
 from app.backup.config import BackupConfig, Progress, no_progress
-from app.backup.errors import CopyError, InvalidBackupError
+from app.backup.errors import CopyError, InvalidBackupError, RefusedError
 from app.backup.folder import Manifest
 
 PART_SIZE = 8 << 20  # bytes held in memory per part of an upload
@@ -88,12 +88,18 @@ def fetch(config: BackupConfig, name: str, progress: Progress = no_progress) -> 
 
     Raises:
         CopyError: there is no such copy, it cannot be read, or no key decrypts it.
+        RefusedError: it is not encrypted, but copies are to be.
         InvalidBackupError: it is damaged.
         StorageError: the backup folder cannot be written.
     """
     manifest = next((one for one in list_copies(config) if one.file == name), None)
     if manifest is None:
         raise CopyError(f"there is no copy of {name} at {config.copy_url}")
+    if config.age_recipients and not str(manifest.copy_file).endswith(".age"):
+        raise RefusedError(
+            f"the copy of {name} is not encrypted, and BACKUP_AGE_RECIPIENTS is set: to accept it,"
+            " unset that"
+        )
     with folder.storage_errors(config):
         folder.make_folder(config)
         partial = folder.partial_path(config, "download")

@@ -12,7 +12,7 @@ from app.backup import {{ cookiecutter.database }} as engine
 from app.backup.base import Facts, Meter
 from app.backup.config import BackupConfig, Progress, no_progress
 from app.backup.copy import fetch, list_copies
-from app.backup.errors import BackupError, CopyError, InvalidBackupError, RefusedError
+from app.backup.errors import BackupError, InvalidBackupError, RefusedError
 from app.backup.folder import Manifest
 
 
@@ -98,15 +98,11 @@ def drop_old(config: BackupConfig, wait: float = 0.0) -> list[str]:
 
 
 def _newest(config: BackupConfig, server: str) -> Path:
-    """Return the newest good backup: of this server, else (on a new machine) of this database."""
-    local = folder.good_backups(config)
-    try:
-        copies = list_copies(config)
-    except CopyError:
-        if not local:
-            raise
-        copies = []  # A restore from the local backups does not wait for the store.
-    found = folder.newest_first({one.file: one for one in [*copies, *local]}.values())
+    """Return the newest good backup: of this server, else (on a new machine) of this database.
+
+    While there is a local one, whoever can write to the store must not choose what is run here.
+    """
+    found = folder.good_backups(config) or list_copies(config)
     ours = [one for one in found if one.server == server] or found
     if not ours:
         where = " or at ".join(filter(None, [str(config.directory), config.copy_url]))
