@@ -6,6 +6,8 @@ The working directory is the new project. Uses the standard library only and sta
 import json
 import os
 import shlex
+import sys
+from contextlib import suppress
 
 # Validated by pre_gen_project.py.
 ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
@@ -159,6 +161,13 @@ def next_steps():
     return "\n".join([*lines, "README.md in the project explains the rest."])
 
 
+def show(text):
+    """Write a text to standard output, if possible: Cookiecutter deletes the project on an error."""
+    encoding = sys.stdout.encoding if sys.stdout else "utf-8"
+    with suppress(OSError):
+        os.write(1, text.encode(encoding, "backslashreplace"))
+
+
 prune()
 write_env()
-print(f"\n{next_steps()}")
+show(f"\n{next_steps()}\n")

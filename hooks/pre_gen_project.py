@@ -6,9 +6,11 @@ them are validated here. The answers arrive as JSON text: no answer is executed.
 
 import json
 import keyword
+import os
 import re
 import shlex
 import sys
+from contextlib import suppress
 
 # tojson escapes quotes, so that no answer can end this string.
 ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
@@ -151,5 +153,6 @@ if message:
 # see the change, however the answers arrived.
 # {% if cookiecutter.use_celery is sameas true and cookiecutter.use_redis is sameas false %}
 # {{ cookiecutter.update({"use_redis": true}) }}
-print("forge: Celery needs Redis, so use_redis is now yes.")
+with suppress(OSError):  # Standard output may be closed or full.
+    os.write(1, b"forge: Celery needs Redis, so use_redis is now yes.\n")
 # {% endif %}

@@ -384,9 +384,9 @@ def test_too_many_waiting_tasks_are_refused(
     owner_id = user_id(client, user)
     limited = settings.celery.model_copy(update={"JOB_MAX_WAITING_PER_USER": 2})
     monkeypatch.setattr("app.api.routes.tasks.settings", type("S", (), {"celery": limited}))
-    for _ in range(2):
-        waiting(owner_id)
-    parameters: dict[str, str | int] = {"user_id": 1, "message": "hello"}
-    response = client.post("/notify", params=parameters, headers=user)
-    assert response.status_code == 429
-    assert response.headers["Retry-After"]
+    cancelled, *_ = [waiting(owner_id) for _ in range(3)]
+    client.delete(f"/task/{cancelled}", headers=user)
+    for path in ("/notify?user_id=1&message=hello", f"/task/{cancelled}/retry"):
+        response = client.post(path, headers=user)
+        assert response.status_code == 429
+        assert response.headers["Retry-After"]

@@ -45,7 +45,7 @@ class CelerySettings(SettingsGroup):
     # Finished jobs are deleted after this many days.
     JOB_RETENTION_DAYS: int = Field(default=30, ge=1, le=36_500)
     # Jobs that one user may have waiting at the same time; more are refused with 429.
-    JOB_MAX_WAITING_PER_USER: int = Field(default=10_000, ge=1)
+    JOB_MAX_WAITING_PER_USER: int = Field(default=1_000, ge=1)
 
     @model_validator(mode="after")
     def _check_limits(self) -> Self:
