@@ -126,6 +126,20 @@ def test_backup_that_finds_no_room_is_refused(stack: Stack) -> None:
     assert not list(stack.folder.glob(".*copy*"))
 
 
+def test_backup_of_rows_that_a_check_constraint_no_longer_allows(stack: Stack) -> None:
+    with closing(sqlite3.connect(live(stack), isolation_level=None)) as db:
+        db.execute("CREATE TABLE codes (expires_at TEXT CHECK (expires_at > current_timestamp))")
+        db.execute("PRAGMA ignore_check_constraints = ON")  # It was inserted long ago.
+        db.execute("INSERT INTO codes VALUES ('2020-01-01 00:00:00')")
+    backup(stack, "create")
+    backup(stack, "verify")
+    with closing(sqlite3.connect(live(stack), isolation_level=None)) as db:
+        db.execute("DELETE FROM codes")
+    backup(stack, "restore", "--yes")
+    with closing(sqlite3.connect(live(stack))) as db:
+        assert db.execute("SELECT * FROM codes").fetchall() == [("2020-01-01 00:00:00",)]
+
+
 def test_a_damaged_database_is_not_backed_up(stack: Stack) -> None:
     with closing(sqlite3.connect(live(stack), isolation_level=None)) as db:
         db.execute("CREATE TABLE t (n)")
