@@ -1,13 +1,17 @@
 """The owner's migrations of a database that has rows, on real servers."""
 
+import re
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.conftest import Bake
-from tests.harness import DATABASES, Stack, log_in, project_environment
+from tests.harness import DATABASES, TEMPLATE, Stack, log_in, project_environment
 
 OFF = {"use_celery": False, "use_redis": False, "use_backup": False, "use_docker": False}
 
@@ -143,6 +147,11 @@ def rows(stack: Stack, label: str) -> list[str]:
     return sql(stack, "; ".join([*queries, "SELECT email FROM users"])).splitlines()
 
 
+def user_id(client: httpx.Client) -> int:
+    """Return the id of the user who is logged in."""
+    return int(client.get("/users/me").raise_for_status().json()["id"])
+
+
 def add_migration(project: Path, revision: str, body: str) -> None:
     """Write a migration that follows the newest one."""
     versions = project / "migrations/versions"
@@ -258,6 +267,39 @@ def test_migration_on_sqlite_that_leaves_orphans_is_refused(
     add_migration(stack.project, "orphans", ORPHANS + children)
     stack.run("alembic", "upgrade", "head")
     assert sql(stack, "SELECT label FROM tags") == "[('blue',)]"
+
+
+def test_migrations_on_sqlite_do_not_forget_the_ids_of_deleted_users(
+    migrate: Callable[[str], Stack],
+) -> None:
+    """A copy of the users gives no id away again, although the highest ones were deleted."""
+    stack = migrate("sqlite")
+    api = stack.start_api()
+    used = [user_id(log_in(api)), user_id(log_in(api))]
+    sql(stack, "DELETE FROM users")
+    add_migration(stack.project, "changes", CHANGES)
+    stack.run("alembic", "upgrade", "head")
+    assert user_id(log_in(api)) > max(used)
+
+
+def test_migration_of_an_older_sqlite_project(migrate: Callable[[str], Stack]) -> None:
+    """The migration of docs/updating.md: afterwards no id is given away again."""
+    stack = migrate("sqlite")
+    with closing(sqlite3.connect(stack.folder / "app.db")) as db, db:
+        db.execute("CREATE TABLE jobs (owner_id)")
+        db.execute("INSERT INTO jobs VALUES (7), (NULL)")
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET sql = replace(sql, ' AUTOINCREMENT', '')")
+    api = stack.start_api()
+    kept = log_in(api, "ada@example.com")
+    page = (TEMPLATE / "docs/updating.md").read_text()
+    add_migration(stack.project, "ids", re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)[0])
+    stack.run("alembic", "upgrade", "head")
+    assert kept.get("/users/me").status_code == 200
+    assert sql(stack, "SELECT owner_id FROM jobs") == "[(None,)]"
+    deleted = user_id(log_in(api, "bob@example.com"))
+    sql(stack, "DELETE FROM users WHERE email = 'bob@example.com'")
+    assert user_id(log_in(api)) > deleted
 
 
 def test_upgrades_of_a_new_sqlite_database_at_the_same_time(

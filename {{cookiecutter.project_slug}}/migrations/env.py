@@ -8,7 +8,7 @@ from typing import Any
 
 from alembic import context
 {% if cookiecutter.database == "sqlite" %}
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Inspector, Table, event, inspect
 {% endif %}
 from sqlalchemy.exc import OperationalError
 
@@ -41,14 +41,22 @@ def begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+@event.listens_for(Table, "column_reflect")
+def keep_options(_inspector: Inspector, table: Table, _column: object) -> None:
+    """Give the copy of a table its model's options: AUTOINCREMENT is not read from the database."""
+    if table.name in Base.metadata.tables:
+        table.kwargs.update(Base.metadata.tables[table.name].kwargs)
+
+
 def check_foreign_keys(*_: Any, **migration: Any) -> None:
     """End the migrations, and roll them back, when one leaves rows that refer to nothing."""
     row = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
     if row:
+        revision = migration["step"].up_revision_id
         raise SystemExit(
-            f"Migration {migration['step'].up_revision_id}: the row of {row[0]} with rowid {row[1]} refers to"
-            f" a row of {row[2]} that does not exist. Nothing was changed. Foreign keys are off"
-            " during migrations: delete or correct such rows in the migration."
+            f"Migration {revision}: the row of {row[0]} with rowid {row[1]} refers to a row of"
+            f" {row[2]} that does not exist. Nothing was changed. Foreign keys are off during"
+            " migrations: delete or correct such rows in the migration."
         )
 
 
@@ -72,4 +80,16 @@ with connection:
 {% endif %}
     )
     with context.begin_transaction():
+{% if cookiecutter.database == "sqlite" %}
+        # The highest ids so far, which the copy of a table forgets when their rows are deleted.
+        highest: list[Any] = []
+        if inspect(connection).has_table("sqlite_sequence"):
+            highest = list(connection.exec_driver_sql("SELECT seq, name FROM sqlite_sequence"))
+{% endif %}
         context.run_migrations()
+{% if cookiecutter.database == "sqlite" %}
+        for row in highest:
+            connection.exec_driver_sql(
+                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", tuple(row)
+            )
+{% endif %}
