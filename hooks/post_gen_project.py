@@ -117,6 +117,8 @@ def prune():
     """Delete the files of every declined answer, and the folders that are empty afterwards."""
     declined = [paths for answer, paths in PATHS_BY_ANSWER.items() if not ANSWERS[answer]]
     declined += [paths for name, paths in PATHS_BY_DATABASE.items() if name != ANSWERS["database"]]
+    if ANSWERS["database"] == "sqlite":  # Its backups need no other program.
+        declined.append(["app/backup/programs.py"])
     for path in {path for paths in declined for path in paths}:
         os.remove(path)
         folder = os.path.dirname(path)

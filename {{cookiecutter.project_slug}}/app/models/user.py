@@ -13,6 +13,10 @@ class User(Base):
     """Someone who can log in. ``email`` is normalized; times are in UTC without a time zone."""
 
     __tablename__ = "users"
+{% if cookiecutter.database == "sqlite" %}
+    # Without it, SQLite gives the id of a deleted user to the next one.
+    __table_args__ = {"sqlite_autoincrement": True}
+{% endif %}
 
     id: Mapped[int] = mapped_column(primary_key=True)
 {% if cookiecutter.database == "mysql" %}

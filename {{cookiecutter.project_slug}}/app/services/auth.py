@@ -22,7 +22,7 @@ from app.core.security import (
     utc_now,
     verify_password,
 )
-from app.models import RefreshToken, User
+from app.models import {% if cookiecutter.use_celery %}Job, {% endif %}RefreshToken, User
 
 log = structlog.get_logger(__name__)
 
@@ -143,6 +143,15 @@ def log_out(session: Session, refresh_token: str) -> None:
 def log_out_everywhere(session: Session, user: User) -> None:
     """End all logins of a user."""
     _execute(session, delete(RefreshToken).where(RefreshToken.user_id == user.id))
+
+
+def delete_user(session: Session, user: User) -> None:
+    """Delete a user with their logins{% if cookiecutter.use_celery %} and jobs{% endif %}."""
+    log_out_everywhere(session, user)
+{% if cookiecutter.use_celery %}
+    _execute(session, delete(Job).where(Job.owner_id == user.id))
+{% endif %}
+    session.delete(user)
 
 
 def delete_expired_tokens(session: Session) -> int:
