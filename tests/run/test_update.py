@@ -324,6 +324,24 @@ def test_failed_update_changes_nothing(owner: Owner) -> None:
     assert (repository / "LICENSE").exists()
 
 
+def test_update_in_a_clone(owner: Owner, tmp_path: Path) -> None:
+    """A shallow clone is refused: its first commit has the owner's files, and they would go."""
+    (owner.project / "ours.txt").write_text("ours")
+    owner.commit("Ours")
+    shallow = Owner(tmp_path / "shallow", owner.forge)
+    git(tmp_path, "clone", "-q", "--depth=1", f"file://{owner.project}", "shallow")
+    result = shallow.run_update(owner.forge.new)
+    assert (shallow.project / "ours.txt").exists()
+    assert (result.returncode, "this one is shallow" in result.stderr) == (1, True)
+
+    owner.update()
+    colleague = Owner(tmp_path / "colleague", owner.forge)
+    git(tmp_path, "clone", "-q", str(owner.project), "colleague")
+    assert colleague.run_update(owner.forge.new).returncode == 0
+    start = git(colleague.project, "rev-parse", "forge^")
+    assert start == git(owner.project, "rev-parse", "forge")
+
+
 def merge_heads(owner: Owner, stack: Stack) -> None:
     """Join Forge's new migrations, if there are any, and the owner's, which follow the same one."""
     if len(stack.run("alembic", "heads").splitlines()) == 1:
