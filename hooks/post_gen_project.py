@@ -94,6 +94,7 @@ VARIANTS = {
     "app/backup/database": {"sqlite", "postgresql", "mysql"},
     "app/core/database": {"sqlite", "postgresql", "mysql"},
     "app/core/rate_limit": {"memory", "redis"},
+    "migrations/env": {"sqlite", "postgresql", "mysql"},
     "tests/servers/database": {"sqlite", "postgresql", "mysql"},
 }
 
