@@ -78,6 +78,7 @@ PATHS_BY_ANSWER = {
         "monitoring/alerts_test.yml",
         "monitoring/dashboard.json",
         "monitoring/prometheus.yml",
+        "tests/test_metrics.py",
     ],
 }
 

@@ -11,15 +11,9 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 from sqlalchemy import text
 
-{% if cookiecutter.use_celery %}
-from app.core.celery import celery_app
-{% endif %}
-from app.core.config.settings import PROJECT_ROOT
+{{ "from app.core.celery import celery_app\n" if cookiecutter.use_celery }}from app.core.config.settings import PROJECT_ROOT
 from app.core.database import make_engine
-{% if cookiecutter.use_redis %}
-from app.core.redis import get_redis
-{% endif %}
-
+{{ "from app.core.redis import get_redis\n" if cookiecutter.use_redis }}
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/health", tags=["health"])
 # Connections of its own, so that it works when requests use all the others.
