@@ -11,8 +11,8 @@ import structlog
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, HTTPException
 from fastapi.concurrency import run_in_threadpool
-from fastapi.security import OAuth2PasswordRequestForm
 from jinja2 import DictLoader
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Select, String, cast, or_
 from sqlalchemy.orm import Session
 from starlette.middleware import Middleware
@@ -26,7 +26,7 @@ from starlette_admin.contrib.sqla import Admin, ModelView
 from starlette_admin.exceptions import ActionFailed
 from starlette_admin.routing import route
 
-from app.api.routes.auth import login
+from app.api.routes.auth import LoginForm, login
 from app.core.config.settings import settings
 from app.core.database import get_engine
 from app.jobs import (
@@ -66,13 +66,15 @@ class AdminLogin(AuthProvider):
         self, username: str, password: str, remember_me: bool, request: Request
     ) -> None:
         """Log in as ``POST /auth/token`` does, with the same limits."""
-        form = OAuth2PasswordRequestForm(username=username, password=password)
         try:
+            form = LoginForm(username=username, password=password)
             tokens = await to_thread.run_sync(
                 login, request.state.session, form, request, limiter=hashing_slots
             )
         except HTTPException as error:
             raise LoginFailed(error.detail) from None
+        except ValidationError:
+            raise LoginFailed("Wrong email address or password") from None
         request.session["token"] = tokens.refresh_token
         if await self.authenticate(request) is None:
             request.session.clear()

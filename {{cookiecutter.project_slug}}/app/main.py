@@ -38,8 +38,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 
 
 def operation_id(route: APIRoute) -> str:
-    """Return the name of a route's function as its operation id, for generated clients."""
-    return route.name
+    """Return the tag and the name of a route, such as ``auth-login``, for generated clients."""
+    return "-".join([*map(str, route.tags), route.name])
 
 
 app = FastAPI(

@@ -57,11 +57,7 @@ def get_engine() -> Engine:
 @contextmanager
 def session_scope() -> Iterator[Session]:
     """Open a session; commit at the end, or roll back if an exception was raised."""
-    with Session(get_engine(), expire_on_commit=False) as session, session.begin():
-        yield session
-
-
-def get_session() -> Iterator[Session]:
-    """FastAPI dependency: a session that is committed when the route returns."""
-    with session_scope() as session:
+    # Closed for good: a response that is still being sent cannot open it again.
+    session = Session(get_engine(), expire_on_commit=False, close_resets_only=False)
+    with session, session.begin():
         yield session
