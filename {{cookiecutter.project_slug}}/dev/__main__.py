@@ -5,12 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 {% if cookiecutter.use_redis %}
 from urllib.parse import urlsplit
 {% endif %}
 
-from watchfiles import PythonFilter, run_process
+from watchfiles import PythonFilter, watch
 
 from dev.processes import PORTS, PROCESSES, run_processes
 
@@ -51,12 +53,21 @@ def start_redis() -> list[subprocess.Popen[bytes]]:
 {% endif %}
 
 
+def start_processes() -> SpawnProcess:
+    """Start the processes, in a new interpreter that loads the code as it is now."""
+    processes = get_context("spawn").Process(target=run_processes)
+    processes.start()
+    return processes
+
+
 def main() -> None:
     """Apply the migrations, then run the processes. A change of the code or of .env restarts them."""
-    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # As Ctrl-C.
     os.chdir(ROOT)
     os.environ["PYTHONUNBUFFERED"] = "1"
-    print(f"Starting {', '.join(PROCESSES)}: http://localhost:{PORTS['PORT']}/docs", flush=True)
+    docs = f"http://localhost:{PORTS['PORT']}/docs"
+    print(f"Starting {', '.join(PROCESSES)}. The API will be at {docs}", flush=True)
     if not Path(".env").exists() and "SECRET_KEY" not in os.environ:
         sys.exit("There is no .env: cp .env.example .env, and fill in its empty values.")
     for name, port in PORTS.items():
@@ -64,17 +75,24 @@ def main() -> None:
             sys.exit(f"Port {port} is in use. Stop what uses it, or set another {name}.")
     if subprocess.run([sys.executable, "-m", "alembic", "upgrade", "head"]).returncode:
         sys.exit(1)
-    paths = [path for path in (ROOT / "app", ROOT / ".env") if path.exists()]
-    is_source = PythonFilter(extra_extensions=[".env"])
+    paths = [path for path in ("app", ".env") if Path(path).exists()]
 {% if cookiecutter.use_redis %}
     servers = start_redis()
+{% endif %}
+    processes = start_processes()
     try:
-        run_process(*paths, target=run_processes, watch_filter=is_source, sigint_timeout=10)
+        for _changes in watch(*paths, watch_filter=PythonFilter(extra_extensions=[".env"])):
+            processes.terminate()
+            processes.join()
+            processes = start_processes()
+    except KeyboardInterrupt:
+        pass
     finally:
+        processes.terminate()
+        processes.join()
+{% if cookiecutter.use_redis %}
         for server in servers:
             server.terminate()
-{% else %}
-    run_process(*paths, target=run_processes, watch_filter=is_source, sigint_timeout=10)
 {% endif %}
 
 

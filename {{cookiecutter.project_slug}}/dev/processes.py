@@ -23,14 +23,15 @@ PROCESSES = {
 {% if cookiecutter.use_celery %}
     "worker": f"{CELERY} worker --loglevel=info",
     "beat": f"{CELERY} beat --loglevel=info",
-    "flower": f"{CELERY} flower --port={PORTS['FLOWER_PORT']}",
+    "flower": f"{CELERY} flower --port={PORTS['FLOWER_PORT']} --logging=error",
 {% endif %}
 }
 
 
 def run_processes() -> None:
     """Run the processes until one ends, unless the code cannot be imported."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # The parent process ends this one.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # The parent process ends this one.
     try:
         import_module("app.main")
 {% if cookiecutter.use_celery %}
@@ -46,5 +47,5 @@ def run_processes() -> None:
     for name, command in PROCESSES.items():
         manager.add_process(name, f"{shlex.quote(sys.executable)} -m {command}")
     manager.loop()
-    if manager.returncode != 130:  # SIGINT
-        print("A process has ended, so the others were stopped. Waiting for a change.", flush=True)
+    if manager.returncode not in (130, 143):  # SIGINT, SIGTERM
+        print("A process has ended, so all were stopped. Waiting for a change.", flush=True)
