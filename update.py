@@ -82,13 +82,12 @@ def settings(generated: Path) -> set[str]:
 def main() -> int:
     """Update the project in the current folder and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(". ")[0])
-    parser.add_argument("--to", help="tag, branch or commit; by default the newest version")
+    parser.add_argument("--to", help="tag or commit; by default the newest version")
     parser.add_argument("--set", metavar="NAME=ANSWER", action="append", default=[])
     parser.add_argument("--dry-run", action="store_true", help="only show what would change")
     parser.add_argument("--template", help="Git address or folder; by default from .forge.json")
     parser.add_argument("--from", dest="old", help="tag or commit; by default from .forge.json")
     options = parser.parse_args()
-
     record_file = Path(".forge.json")
     if not record_file.is_file():
         fail("There is no .forge.json: run this in the folder of the project.")
@@ -106,11 +105,13 @@ def main() -> int:
         tags = run("git", "-C", template, "tag", "--list", "--sort=-version:refname").split()
         newest = next((tag for tag in tags if re.fullmatch(r"v[\d.]+", tag)), "origin/HEAD")
         recorded = record.get("forge_commit") or f"v{record['forge_version']}"
-        parse = ("git", "-C", template, "rev-parse", "--verify")
-        old = run(*parse, f"{options.old or recorded}^{{commit}}")
-        new = run(*parse, f"{options.to or newest}^{{commit}}")
+        commit_of = ("git", "-C", template, "rev-list", "-1")
+        old = run(*commit_of, options.old or recorded, "--")
+        new = run(*commit_of, options.to or newest, "--")
         base = run("git", "-C", template, "merge-base", old, new, codes=(0, 1))
-        if not options.set and (old == new or (base == new and not options.to)):
+        if base == new and not options.to:
+            new = old  # The project is ahead of the newest version.
+        if old == new and not options.set:
             print(f"The project is current: Forge {record['forge_version']}.")
             return 0
 
@@ -127,8 +128,7 @@ def main() -> int:
         new_record = json.loads((after / ".forge.json").read_text(encoding="utf-8"))
         removed = settings(before) - settings(after)
         parent = ("-p", run(*COMMIT, "As generated", write_tree(before)))
-        title = f"Forge {new_record['forge_version']}"
-        update = run(*COMMIT, title, write_tree(after), *parent)
+        update = run(*COMMIT, f"Forge {new_record['forge_version']}", write_tree(after), *parent)
 
     ours = run(*COMMIT, "The project", "HEAD^{tree}", *parent)
     merge = ("git", "merge-tree", "--write-tree", "--name-only", "--no-messages", ours, update)
