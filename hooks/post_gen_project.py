@@ -5,6 +5,7 @@ The working directory is the new project. Uses the standard library only and sta
 
 import json
 import os
+import re
 import shlex
 import sys
 from contextlib import suppress
@@ -141,6 +142,46 @@ def write_env():
                 env.write(f"{line[:-1]}{os.urandom(32).hex()}\n" if is_empty else line)
 
 
+def read_git(name):
+    """Return the text of a file in the .git folder of the template, or nothing."""
+    # The name of a template in a folder may be relative to the folder of the shell.
+    template = os.path.join(os.environ.get("PWD", ""), ANSWERS.get("_repo_dir", ""))
+    with (
+        suppress(OSError),
+        open(os.path.join(template, ".git", name), encoding="utf-8", errors="replace") as file,
+    ):
+        return file.read().strip()
+    return ""
+
+
+def template_source():
+    """Return the address of the template, or its folder, without anybody's name or token."""
+    source = ANSWERS["_template"]
+    if ":" not in source:
+        remote = re.search(r'\[remote "origin"\][^[]*?url = (.+)', read_git("config"))
+        folder = os.path.join(os.environ.get("PWD", ""), source)
+        source = remote[1] if remote else os.path.abspath(folder)
+    return re.sub(r"//(?!git@)[^/]*@", "//", source.split("?")[0].removeprefix("git+"))
+
+
+def template_commit():
+    """Return the commit of the template that is checked out, or None."""
+    head = read_git("HEAD")
+    branch = head.removeprefix("ref: ")
+    packed = re.search(rf"^(\w+) {re.escape(branch)}$", read_git("packed-refs"), re.MULTILINE)
+    return (head if head == branch else read_git(branch) or (packed and packed[1])) or None
+
+
+def record_source():
+    """Write into .forge.json where the project is from, for an update."""
+    with open(".forge.json", encoding="utf-8") as file:
+        record = json.load(file)
+    answers = record.pop("cookiecutter")
+    record |= {"forge_source": template_source(), "forge_commit": template_commit()}
+    with open(".forge.json", "w", encoding="utf-8") as file:
+        file.write(json.dumps(record | {"cookiecutter": answers}, indent=2) + "\n")
+
+
 def next_steps():
     """Return the commands that start the project, as text."""
     folder = os.getcwd()
@@ -166,5 +207,6 @@ def show(text):
 
 prune()
 write_env()
+record_source()
 if "_output_dir" in ANSWERS:  # cruft sets none: it generates to compare.
     show(next_steps())
