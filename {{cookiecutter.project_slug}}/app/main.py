@@ -22,7 +22,7 @@ from app.api.routes import api_router
 from app.api.routes.tasks import add_job_error_handlers
 {% endif %}
 from app.core.config.settings import settings
-from app.core.database import get_engine
+from app.core.database import get_engine, get_monitoring_engine
 from app.core.logging import configure_logging
 
 configure_logging()
@@ -35,6 +35,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     """Close the connections to the database when the application stops."""
     yield
     get_engine().dispose()
+    get_monitoring_engine().dispose()
 
 
 def operation_id(route: APIRoute) -> str:

@@ -45,7 +45,8 @@ with connection:
         compare_type=True,
         process_revision_directives=change_order,
     )
-    # Another ``alembic upgrade`` waits until this one has ended and its connection is closed.
+    # Another ``alembic upgrade`` waits until this connection is closed, not given back to the pool.
+    connection.detach()
     connection.execute(text("SELECT GET_LOCK(CONCAT(DATABASE(), ' alembic'), 3600)"))
     connection.commit()
     with context.begin_transaction():

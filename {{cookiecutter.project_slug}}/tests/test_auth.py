@@ -86,9 +86,7 @@ def test_bad_registration_names_the_field(client: TestClient, field: str, value:
 
 
 @pytest.mark.parametrize("change", [{"password": "wrong horse"}, {"username": "bob@example.com"}])
-def test_wrong_login_is_refused(
-    client: TestClient, tokens: Tokens, change: dict[str, str]
-) -> None:
+def test_wrong_login_is_refused(client: TestClient, tokens: Tokens, change: dict[str, str]) -> None:
     assert client.post("/auth/token", data=LOGIN | change).status_code == 401
 
 
@@ -104,9 +102,7 @@ def test_ten_wrong_passwords_block_an_account_for_a_minute(
         log_in(client)
 
 
-def test_passwords_and_refresh_tokens_are_stored_hashed(
-    client: TestClient, tokens: Tokens
-) -> None:
+def test_passwords_and_refresh_tokens_are_stored_hashed(client: TestClient, tokens: Tokens) -> None:
     with session_scope() as session:
         assert session.scalars(select(User)).one().password_hash.startswith("$argon2id$")
         stored = session.scalars(select(RefreshToken)).one()

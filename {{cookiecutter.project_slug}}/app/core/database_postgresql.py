@@ -54,6 +54,12 @@ def get_engine() -> Engine:
     return make_engine(settings.database.DATABASE_TIMEOUT)
 
 
+@cache
+def get_monitoring_engine() -> Engine:
+    """Return an engine with connections of its own: requests may use all the others."""
+    return make_engine(timeout=1)
+
+
 @contextmanager
 def session_scope() -> Iterator[Session]:
     """Open a session; commit at the end, or roll back if an exception was raised."""

@@ -12,12 +12,10 @@ from pydantic import BaseModel
 from sqlalchemy import text
 
 {{ "from app.core.celery import celery_app\n" if cookiecutter.use_celery }}from app.core.config.settings import PROJECT_ROOT
-from app.core.database import make_engine
+from app.core.database import get_monitoring_engine
 {{ "from app.core.redis import get_redis\n" if cookiecutter.use_redis }}
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/health", tags=["health"])
-# Connections of its own, so that it works when requests use all the others.
-engine = make_engine(timeout=1)
 scripts = ScriptDirectory.from_config(Config(toml_file=PROJECT_ROOT / "pyproject.toml"))
 REVISIONS = {script.revision for script in scripts.walk_revisions()}
 
@@ -35,13 +33,13 @@ class Readiness(BaseModel):
 
 def check_database() -> None:
     """Run a query that does nothing."""
-    with engine.connect() as connection:
+    with get_monitoring_engine().connect() as connection:
         connection.execute(text("SELECT 1"))
 
 
 def check_migrations() -> None:
     """Compare the database with the newest migration. A newer version may have migrated it."""
-    with engine.connect() as connection:
+    with get_monitoring_engine().connect() as connection:
         applied = set(MigrationContext.configure(connection).get_current_heads())
     if applied <= REVISIONS and applied != set(scripts.get_heads()):
         raise PendingMigrationsError("pending: run uv run alembic upgrade head")
