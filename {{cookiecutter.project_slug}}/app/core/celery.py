@@ -106,6 +106,10 @@ celery_app.conf.beat_schedule = {
 
 def is_outage(error: DBAPIError) -> bool:
     """Return whether the database cannot be reached, rather than has refused a statement."""
+{% if cookiecutter.database == "sqlite" %}
+    name = getattr(error.orig, "sqlite_errorname", "")
+    return name.startswith(("SQLITE_BUSY", "SQLITE_CANTOPEN"))
+{% else %}
     if error.connection_invalidated:
         return True
     try:
@@ -113,6 +117,7 @@ def is_outage(error: DBAPIError) -> bool:
     except DBAPIError:
         return True
     return False
+{% endif %}
 
 
 def with_db_init(function: Callable[P, R]) -> Callable[P, R]:
