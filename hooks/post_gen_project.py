@@ -35,7 +35,12 @@ PATHS_BY_ANSWER = {
         "app/tasks/example_task.py",
         "docs/tasks.md",
         "migrations/versions/0002_jobs.py",
+        "tests/jobs.py",
         "tests/test_backup_task.py",
+        "tests/test_celery.py",
+        "tests/test_jobs.py",
+        "tests/test_schedule.py",
+        "tests/test_tasks.py",
     ],
     "use_redis": [
         "app/core/redis.py",

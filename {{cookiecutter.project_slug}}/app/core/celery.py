@@ -52,7 +52,7 @@ celery_app.conf.update(
     task_serializer=settings.celery.CELERY_TASK_SERIALIZER,
     result_serializer=settings.celery.CELERY_RESULT_SERIALIZER,
     accept_content=["json"],  # Unpickling a message can execute code.
-    timezone=settings.celery.CELERY_TIMEZONE,
+    timezone=str(settings.celery.CELERY_TIMEZONE),
     enable_utc=settings.celery.CELERY_ENABLE_UTC,
     worker_concurrency=settings.celery.CELERY_WORKER_CONCURRENCY,
     task_soft_time_limit=settings.celery.CELERY_TASK_SOFT_TIME_LIMIT,
@@ -106,6 +106,10 @@ celery_app.conf.beat_schedule = {
 
 def is_outage(error: DBAPIError) -> bool:
     """Return whether the database cannot be reached, rather than has refused a statement."""
+{% if cookiecutter.database == "sqlite" %}
+    name = getattr(error.orig, "sqlite_errorname", "")
+    return name.startswith(("SQLITE_BUSY", "SQLITE_CANTOPEN"))
+{% else %}
     if error.connection_invalidated:
         return True
     try:
@@ -113,6 +117,7 @@ def is_outage(error: DBAPIError) -> bool:
     except DBAPIError:
         return True
     return False
+{% endif %}
 
 
 def with_db_init(function: Callable[P, R]) -> Callable[P, R]:

@@ -9,6 +9,9 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
+{% if cookiecutter.use_celery %}
+from zoneinfo import ZoneInfo
+{% endif %}
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -32,7 +35,11 @@ Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[a-z0-9.:\[\]-]
 RateLimit = Annotated[str, Field(pattern=r"^[1-9]\d*/(second|minute|hour|day)$")]
 URL_HINT = "must be like {{ {"sqlite": "sqlite:///file.db", "postgresql": "postgresql+psycopg://user:password@host:5432/name", "mysql": "mysql+pymysql://user:password@host:3306/name"}[cookiecutter.database] }}"
 {% if cookiecutter.use_redis %}
-RedisUrl = Annotated[str, Field(pattern=r"^(rediss?|unix|sentinel)://", repr=False)]
+RedisUrl = Annotated[str, Field(pattern=r"^(rediss?|unix)://", repr=False)]
+{% endif %}
+{% if cookiecutter.use_celery %}
+CELERY_URL = r"^(redis://[^?]+$|rediss://.*ssl_cert_reqs=|redis\+socket://|sentinel://)"
+CeleryUrl = Annotated[str, Field(pattern=CELERY_URL, repr=False)]
 {% endif %}
 
 
@@ -100,11 +107,11 @@ class RedisSettings(SettingsGroup):
 class CelerySettings(SettingsGroup):
     """Celery and jobs. Times are in seconds."""
 
-    CELERY_BROKER_URL: RedisUrl = "redis://localhost:6379/1"
-    CELERY_RESULT_BACKEND: RedisUrl = "redis://localhost:6379/2"
+    CELERY_BROKER_URL: CeleryUrl = "redis://localhost:6379/1"
+    CELERY_RESULT_BACKEND: CeleryUrl = "redis://localhost:6379/2"
     CELERY_TASK_SERIALIZER: Literal["json"] = "json"
     CELERY_RESULT_SERIALIZER: Literal["json"] = "json"
-    CELERY_TIMEZONE: str = "UTC"
+    CELERY_TIMEZONE: ZoneInfo = ZoneInfo("UTC")
     CELERY_ENABLE_UTC: bool = True
     CELERY_WORKER_CONCURRENCY: int = Field(default=4, ge=1)
     CELERY_TASK_SOFT_TIME_LIMIT: int = Field(default=5 * 60, ge=1)

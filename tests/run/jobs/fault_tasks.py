@@ -17,12 +17,16 @@ from zoneinfo import ZoneInfo
 import structlog
 from app.core.celery import celery_app, with_db_init
 from app.core.database import DATABASE_NOW, get_engine, session_scope
-from app.jobs import Job, cancel_job, enqueue, get_job, list_jobs, retry_job
-from app.jobs._publisher import message_of
+from app.jobs import Job, cancel_job, enqueue, get_job, list_jobs, retry_job, run_schedule
+from app.jobs.publisher import database_time, message
+from app.jobs.scheduler import dispatch
+from app.jobs.service import new_job
+from app.models import ScheduleState
 from app.tasks.example_task import send_notification
+from celery import current_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.signals import task_success
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 log = structlog.get_logger(__name__)
@@ -112,6 +116,10 @@ def outcome(key: str, kind: str) -> object:
             raise SilentError
         case "base":
             raise GeneratorExit("no")
+        case "large":
+            return "x" * 2_000_000
+        case "long":
+            raise ValueError("x" * 2_000_000)
         case "deep":
             value: list[object] = []
             for _ in range(20_000):
@@ -135,6 +143,31 @@ def fail(self: Any, key: str, failures: int, delay: float = 0) -> int:
     if runs().count(f"{key} retries") <= failures:
         raise self.retry(exc=ConnectionError("no connection"), countdown=delay)
     return int(self.request.retries)
+
+
+@celery_app.task(bind=True)
+def refused(self: Any, key: str, how: str) -> None:
+    """Do what a job cannot do."""
+    note(key, "start")
+    match how:
+        case "replace":
+            self.replace(nap.si("replaced"))
+        case "throw":
+            self.retry(throw=False)
+        case "queue":
+            self.retry(queue="other")
+
+
+@celery_app.task(bind=True)
+def bound(self: Any, one: int, /, *rest: int, two: int = 2, **others: int) -> list[Any]:
+    """Return its arguments."""
+    return [one, rest, two, others]
+
+
+@celery_app.task(queue="slow")
+def slow(key: str) -> None:
+    """Run in a queue of its own."""
+    note(key, current_task.request.hostname.split("@")[0])
 
 
 @celery_app.task(bind=True)
@@ -188,6 +221,15 @@ def with_database(key: str) -> str:
 
 
 @celery_app.task
+@with_db_init
+def wrong_column(key: str) -> None:
+    """Name a column that does not exist."""
+    note(key, "start")
+    with session_scope() as session:
+        session.execute(text("SELECT missing FROM jobs"))
+
+
+@celery_app.task
 def family(key: str, generations: int) -> str:
     """Queue a child as a job and another one with ``delay()``."""
     log.info("family", key=key, generations=generations)
@@ -218,24 +260,43 @@ def note_notification(sender: Any, **_: object) -> None:
     note(sender.request.id, "end")
 
 
+@celery_app.task
+def broken() -> None:
+    """Fail."""
+    raise OSError("disk full é \ud800")
+
+
 if "BEAT_EVERY" in os.environ:
-    celery_app.conf.beat_schedule["tick"] = {
-        "task": "app.tasks.fault_tasks.tick",
-        "schedule": float(os.environ["BEAT_EVERY"]),
+    every = {"schedule": float(os.environ["BEAT_EVERY"])}
+    mine = "app.tasks.fault_tasks"
+    celery_app.conf.beat_schedule = {
+        "bad task": {**every, "task": "app.tasks.missing"},
+        "bad arguments": {**every, "task": f"{mine}.tick", "args": (1,)},
+        "bad options": {**every, "task": f"{mine}.tick", "options": {"priority": 1}},
+        "bad schedule": {"task": f"{mine}.tick", "schedule": "often"},
+        "bad kwargs": {**every, "task": f"{mine}.tick", "kwargs": {"a": object()}},
+        "tick": {**every, "task": f"{mine}.tick"},
+        "in slow": {
+            **every,
+            "task": f"{mine}.nap",
+            "args": ("in-slow",),
+            "options": {"queue": "slow", "expires": 60},
+        },
+        "broken": {**every, "task": f"{mine}.broken"},
     }
 
 
 # The console
 
 
-def add(task: str, count: int = 1, **kwargs: Any) -> list[str]:
+def add(task: str, count: int = 1, /, **kwargs: Any) -> list[str]:
     """Queue jobs in one transaction and return their ids."""
     function = celery_app.tasks[f"app.tasks.fault_tasks.{task}"]
     with session_scope() as session:
         return [enqueue(session, function, **kwargs).id for _ in range(count)]
 
 
-def naps(keys: list[str], seconds: float = 0, countdown: float | None = None) -> list[str]:
+def naps(keys: list[str], seconds: float = 0, countdown: float = 0) -> list[str]:
     """Queue a nap for each key in one transaction and return their ids."""
     with session_scope() as session:
         return [
@@ -273,14 +334,31 @@ def retry(job_id: str) -> str:
         return retry_job(session, job_id).status
 
 
-def again(job_id: str, attempts: int) -> None:
-    """Send the message of an attempt again."""
+def again(job_id: str, round: int = 0) -> None:
+    """Send the message of a round again."""
     with session_scope() as session:
         job = get_job(session, job_id)
-        job.attempts = attempts
-        message = message_of(job)
+        job.round = round
+        send = message(job)
         session.rollback()
-    message.apply_async()
+    send()
+
+
+def age(job_id: str, seconds: float, since_sent: float) -> None:
+    """Let a job have been due for some time, and its last message have been sent after that."""
+    with session_scope() as session:
+        now = database_time(session)
+        job = get_job(session, job_id)
+        job.due_at = now - timedelta(seconds=seconds)
+        job.resend_after = now - timedelta(seconds=since_sent)
+
+
+def clear() -> None:
+    """Delete all jobs and the state of the schedule."""
+    names["session"].rollback()
+    with session_scope() as session:
+        session.execute(delete(Job))
+        session.execute(delete(ScheduleState))
 
 
 def change(job_id: str, **values: Any) -> None:
@@ -289,13 +367,15 @@ def change(job_id: str, **values: Any) -> None:
         session.execute(update(Job).where(Job.id == job_id).values(values))
 
 
+names: dict[str, Any] = {}
+
+
 def main() -> None:
     """Answer until the input ends. Logs go to standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    names = dict(globals(), Session=Session, get_engine=get_engine, get_job=get_job)
-    names |= {"list_jobs": list_jobs, "cancel_job": cancel_job, "DATABASE_NOW": DATABASE_NOW}
-    names |= {"session": Session(get_engine()), "names": names}
+    names.update(globals())
+    names["session"] = Session(get_engine())
     for line in sys.stdin:
         try:
             answer = {"value": eval(json.loads(line), names)}
