@@ -13,8 +13,7 @@ TABLES = r"""
     WHERE c.relkind = 'r' AND c.relpersistence <> 't'
       AND n.nspname NOT LIKE 'pg\_%' AND n.nspname <> 'information_schema'
       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
-                      AND d.objid = c.oid AND d.deptype = 'e')
-    ORDER BY 1
+                      AND d.objid = c.oid AND d.deptype = 'e') ORDER BY 1
 """
 # What is in no backup, and stays with the live database when that is renamed.
 BOUND = """

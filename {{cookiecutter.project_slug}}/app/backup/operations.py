@@ -8,7 +8,7 @@ from pathlib import Path
 from isal import igzip_threaded
 
 from app.backup import copies, database, files
-from app.backup.errors import BackupError, DifferentError, InvalidBackupError
+from app.backup.errors import BackupError, InvalidBackupError
 from app.backup.files import Manifest
 from app.core.config.settings import settings
 
@@ -75,7 +75,7 @@ def restore_backup(
             lines = [*differences, "To finish by hand, stop the application and run:"]
             lines += database.by_hand(side, old, manifest)
             head = f"not swapped; {manifest.file} is restored and verified as {side}. Different:"
-            raise DifferentError("\n  ".join([head, *lines]))
+            raise BackupError("\n  ".join([head, *lines]))
         with _dropped_on_error(side):
             if not confirm(manifest):
                 raise BackupError("not confirmed: the live database was not touched")
