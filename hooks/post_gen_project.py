@@ -32,6 +32,7 @@ PATHS_BY_ANSWER = {
         "app/tasks/example_task.py",
         "docs/tasks.md",
         "migrations/versions/0002_jobs.py",
+        "tests/test_backup_task.py",
     ],
     "use_redis": [
         "app/core/redis.py",
@@ -56,6 +57,10 @@ PATHS_BY_ANSWER = {
         "app/tasks/backup_database_task.py",
         "docker/mysql-init.sql",
         "docs/backups.md",
+        "tests/backup/__init__.py",
+        "tests/backup/conftest.py",
+        "tests/backup/test_backup.py",
+        "tests/test_backup_task.py",
     ],
     "use_docker": [
         ".dockerignore",
