@@ -45,6 +45,7 @@ PATHS_BY_ANSWER = {
         "app/backup/connection_mysql.py",
         "app/backup/connection_postgresql.py",
         "app/backup/contents_mysql.py",
+        "app/backup/contents_postgresql.py",
         "app/backup/copies.py",
         "app/backup/database_mysql.py",
         "app/backup/database_postgresql.py",
@@ -95,7 +96,7 @@ DATABASES_BY_PATH = {
 # Files of which the project gets one: NAME_VARIANT.py is renamed to NAME.py, the others go.
 VARIANTS = {
     "app/backup/connection": {"postgresql", "mysql"},
-    "app/backup/contents": {"mysql"},
+    "app/backup/contents": {"postgresql", "mysql"},
     "app/backup/database": {"sqlite", "postgresql", "mysql"},
     "app/core/database": {"sqlite", "postgresql", "mysql"},
     "app/core/rate_limit": {"memory", "redis"},

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,36 +14,33 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
 Wait = Annotated[float, typer.Option(help="Seconds to wait for another backup or restore.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-File = Annotated[Path | None, typer.Argument(help="A backup. Default: the newest good one.")]
+File = Annotated[str | None, typer.Argument(help="A backup. Default: the newest.")]
 Foreign = Annotated[bool, typer.Option("--foreign", help="Accept another database or server.")]
 Days = Annotated[int, typer.Option(min=1, help="Age in days from which backups are deleted.")]
+Old = Annotated[bool, typer.Option("--drop-old", help="Instead: remove what restores kept.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command()
 def create(wait: Wait = 0.0) -> None:
     """Make a backup, delete old ones, and copy it off-site."""
-    made = operations.create_backup(settings.backup.BACKUP_RETENTION_DAYS, wait)
-    _warn(made.notes)
-    print(made.model_dump_json(indent=2))
+    manifest = operations.create_backup(wait=wait)
+    _warn(manifest)
+    print(manifest.model_dump_json(indent=2))
 
 
 @app.command(name="list")
-def list_(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
+def list_(as_json: Json = False) -> None:
     """Show the backups and the copies of this database, the newest first."""
-    found = {"local": files.list_backups(database.name())}
+    local = files.list_backups(database.name())
     if not as_json:  # These are shown even if the store does not answer.
-        _print(found["local"], "local")
-    here = {manifest.file for manifest in found["local"]}
-    found["copy"] = [one for one in copies.list_copies(database.name()) if one.file not in here]
+        _print(local, "local")
+    here = {manifest.file for manifest in local}
+    copied = [one for one in copies.list_copies(database.name()) if one.file not in here]
     if as_json:
-        rows = [
-            {"place": key, **one.model_dump(mode="json")} for key in found for one in found[key]
-        ]
-        print(json.dumps(rows, indent=2))
+        print(json.dumps([one.model_dump(mode="json") for one in local + copied], indent=2))
     else:
-        _print(found["copy"], "copy")
+        _print(copied, "copy")
 
 
 @app.command()
@@ -58,25 +54,21 @@ def restore(
     file: File = None,
     yes: Yes = False,
     foreign: Foreign = False,
-    drop_old: Annotated[
-        bool, typer.Option("--drop-old", help="Instead: remove what restores kept.")
-    ] = False,
+    drop_old: Old = False,
     wait: Wait = 0.0,
 ) -> None:
     """Replace the live database with a backup. The live one is kept under another name."""
     if not yes and not sys.stdin.isatty():
         raise BackupError("there is no terminal to ask on: add --yes")
     if drop_old:
-        for name in operations.drop_old(lambda one: yes or _ask(f"Remove {one} for good?"), wait):
-            print(f"removed {name}")
+        names = operations.drop_old(lambda one: yes or _ask(f"Remove {one} for good?"), wait)
+        print("removed:", *names)
         return
 
     def confirm(manifest: files.Manifest) -> bool:
-        _warn(manifest.notes)
-        rows = sum(manifest.tables.values())
-        made = f"{manifest.created_at:%Y-%m-%d %H:%M} UTC"
-        question = f"Replace the live database with {manifest.file} ({rows} rows, {made})?"
-        return yes or _ask(question)
+        _warn(manifest)
+        what = f"{sum(manifest.tables.values())} rows, {manifest.created_at:%Y-%m-%d %H:%M} UTC"
+        return yes or _ask(f"Replace the live database with {manifest.file} ({what})?")
 
     old = operations.restore_backup(file, confirm, foreign=foreign, wait=wait)
     print(f"restored; the former live database is kept as {old}" if old else "restored")
@@ -85,19 +77,18 @@ def restore(
 @app.command()
 def prune(days: Days = settings.backup.BACKUP_RETENTION_DAYS, wait: Wait = 0.0) -> None:
     """Delete old backups and copies, but not the newest BACKUP_KEEP_AT_LEAST."""
-    for name in operations.prune_backups(days, wait):
-        print(f"deleted {name}")
+    print("deleted:", *operations.prune_backups(days, wait))
 
 
-def _print(backups: list[files.Manifest], place: str) -> None:
-    for one in backups:
+def _print(manifests: list[files.Manifest], place: str) -> None:
+    for one in manifests:
         verified = f"verified {one.verified_at:%Y-%m-%d %H:%M}" if one.verified_at else ""
         copied = "copied" if one.copied_at else ""
         print(one.file, f"{one.size / 1e6:.1f} MB", place, copied, verified, sep="\t")
 
 
-def _warn(notes: list[str]) -> None:
-    for note in notes:
+def _warn(manifest: files.Manifest) -> None:
+    for note in manifest.notes:
         print(f"warning: {note}", file=sys.stderr)
 
 

@@ -67,8 +67,8 @@ def stopped_backup() -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def restore(path: Path | None = None, foreign: bool = False) -> str | None:
-    return operations.restore_backup(path, lambda manifest: True, foreign=foreign)
+def restore(file: str | None = None, foreign: bool = False) -> str | None:
+    return operations.restore_backup(file, lambda manifest: True, foreign=foreign)
 
 
 def test_restore_brings_everything_back(live: sa.Engine) -> None:
@@ -162,7 +162,9 @@ def truncate(path: Path) -> None:
 
 def edit(**values: object) -> Callable[[Path], None]:
     """Return a function that changes the manifest of a backup."""
-    return lambda path: files.write_manifest(files.read_manifest(path).model_copy(update=values))
+    return lambda path: files.write_manifest(
+        files.read_manifest(path.name).model_copy(update=values)
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def test_bad_or_foreign_file_is_refused(live: sa.Engine, spoil: Callable[[Path],
     path = create_backup().path
     spoil(path)
     with pytest.raises(InvalidBackupError):
-        restore(path)
+        restore(path.name)
     assert read(live) == TEXTS
     assert database.sides("restore") == []
 
@@ -180,7 +182,7 @@ def test_bad_or_foreign_file_is_refused(live: sa.Engine, spoil: Callable[[Path],
 def test_another_servers_backup_is_restored_when_asked_for(live: sa.Engine) -> None:
     path = create_backup().path
     edit(server="other")(path)
-    assert restore(path, foreign=True)
+    assert restore(path.name, foreign=True)
 
 
 def test_restores_from_an_encrypted_copy_on_a_new_machine(
