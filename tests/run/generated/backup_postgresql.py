@@ -12,7 +12,6 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
-
 from app import backup
 from app.backup import (
     BackupConfig,
