@@ -122,8 +122,11 @@ def prune():
     declined += [[f"{name}_{one}.py" for one in names - chosen] for name, names in VARIANTS.items()]
     paths = {path for paths in declined for path in paths}
     for name, names in VARIANTS.items():
-        for path in {f"{name}_{one}.py" for one in names & chosen} - paths:
+        kept = {f"{name}_{one}.py" for one in names & chosen} - paths
+        for path in kept:
             os.replace(path, f"{name}.py")
+        if not kept and os.path.exists(f"{name}.py"):  # -f, and the answers were others
+            paths.add(f"{name}.py")
     for path in paths:
         os.remove(path)
         folder = os.path.dirname(path)

@@ -1,153 +1,220 @@
-"""All 48 combinations as files: nothing is missing, and what was declined leaves nothing behind."""
+"""Every combination as files: nothing is missing, and what was declined leaves nothing behind."""
 
+import ast
 import json
 import os
 import re
-from collections.abc import Iterator
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
 
-from tests.conftest import Bake, Bakes
-from tests.harness import TEMPLATE, Answers, name_of
+from tests.bake.conftest import Bakes, python_code, requirements
+from tests.conftest import Bake
+from tests.harness import QUESTIONS, Answers, applied, combinations, files_of, generate, run
 
-# One process bakes them all.
-pytestmark = pytest.mark.xdist_group("bakes")
-
-# What may not occur in a project, in a name or a text, when the answer is no.
-WORDS_OF_ANSWER = {
-    "use_celery": r"celery|flower|redbeat|kombu|broker|beat\b|/notify|/task/\{|background (task|job)|task (id|queue)s?\b",
+# What may not occur in a project, in a name or a text, when the answer is no, or another database.
+WORDS = {
+    "use_celery": r"celery|flower|kombu|broker|beat\b|/notify|/task/\{|background (task|job)"
+    r"|task (id|queue)s?\b|/admin\b",
     "use_redis": r"redis",
-    "use_backup": r"backup|isal|mysqldump|obstore",
+    "use_backup": r"backup|isal|mysqldump|obstore|pyrage",
     # Two of the object store's variables are named after containers.
     "use_docker": r"docker|compose\b|container(?!_credentials|_authorization)",
-}
-WORDS_OF_DATABASE = {
+    "use_monitoring": r"prometheus|grafana|promtool|/metrics|METRICS_",
     "sqlite": r"sqlite",
     "postgresql": r"postgres|psycopg|\bpg_",
     "mysql": r"mysql|maria",
 }
+JINJA = re.compile(r"\{%|%\}|\{#|(?<!\$)\{\{ (?!\$)|cookiecutter\.\w+_")
+# Declared, but used by name or by another package, not by an import.
+NOT_IMPORTED = {
+    "cryptography",  # PyMySQL's, for passwords with caching_sha2_password
+    "flower",  # a command of Celery's
+    "httpx2",  # the test client's
+    "celery-types",
+    "mypy",
+    "psycopg",  # named in the database's URL
+    "pymysql",
+    "python-multipart",  # FastAPI's, for forms
+    "ruff",
+    "uvicorn",
+    "watchfiles",
+}
+# Part of a declared package's own interface.
+TRANSITIVE = {"anyio", "starlette", "tornado"}
 
 
-def files_of(project: Path) -> list[Path]:
-    """Return all files of a project that belong into version control, and .env."""
-    return sorted(
-        path
-        for path in project.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and ".venv" not in path.parts
-    )
+def texts_of(project: Path) -> dict[str, str]:
+    """Return the text of every file, except of the record, which names every answer."""
+    return {
+        str(path.relative_to(project)): path.read_text("utf-8")
+        for path in files_of(project)
+        if path.name != ".forge.json"
+    }
 
 
-def lines_of(bakes: Bakes) -> Iterator[tuple[Answers, str]]:
-    """Yield (answers, "path: text") for every path and every line, except of .forge.json."""
-    for answers, project in bakes:
-        for path in files_of(project):
-            name = str(path.relative_to(project))
-            if name == ".forge.json":  # names every answer, also those that are no
-                continue
-            for line in [name, *path.read_text("utf-8").splitlines()]:
-                yield answers, f"{name}: {line}"
-
-
-def applied(answers: Answers) -> Answers:
-    """Return the answers as the template applies them."""
-    return answers | {"use_redis": answers["use_redis"] or answers["use_celery"]}
-
-
-def unwanted_words(answers: Answers) -> str:
+def unwanted(answers: Answers) -> re.Pattern[str]:
     """Return a pattern for all that belongs only to answers that are no."""
-    words = [words for name, words in WORDS_OF_ANSWER.items() if not applied(answers)[name]]
-    words += [words for name, words in WORDS_OF_DATABASE.items() if name != answers["database"]]
-    return "|".join(words)
+    given = applied(answers)
+    declined = [name for name in WORDS if given.get(name, name == given["database"]) is False]
+    return re.compile("|".join(WORDS[name] for name in declined), re.IGNORECASE)
 
 
-def test_declined_answers_leave_nothing_behind(bakes: Bakes, count) -> None:
-    found = {
-        line: f"{line}    ({name_of(answers)})"
-        for answers, line in lines_of(bakes)
-        if re.search(unwanted_words(answers), line, re.IGNORECASE)
-    }
-    assert not found, "\n".join(sorted(found.values()))
-    count("bakes", len(bakes))
+def test_declined_answers_leave_nothing_behind(answers: Answers, project: Path) -> None:
+    pattern = unwanted(answers)
+    found = []
+    for name, text in texts_of(project).items():
+        if pattern.search(f"{name}\n{text}"):
+            lines = [f"{name}:{n}: {line}" for n, line in enumerate(text.splitlines(), 1)]
+            found += [line for line in [name, *lines] if pattern.search(line)]
+    assert not found, "\n".join(found)
 
 
-def test_no_jinja_is_left(bakes: Bakes) -> None:
-    jinja = re.compile(r"\{%|%\}|\{#|(?<!\$)\{\{ (?!\$)|cookiecutter\.\w+_")
-    found = {line for _, line in lines_of(bakes) if jinja.search(line)}
-    assert not found, "\n".join(sorted(found)[:50])
+def test_files_are_tidy(project: Path) -> None:
+    for folder, folders, files in os.walk(project):
+        assert folders or files, f"{folder} is empty"
+    for name, text in texts_of(project).items():
+        if name.endswith("__init__.py") and not text:
+            continue
+        assert not JINJA.search(text), f"{name}: Jinja is left"
+        assert text.endswith("\n"), f"{name} does not end with a line end"
+        assert not text.startswith("\n"), f"{name} starts with an empty line"
+        assert not text.endswith("\n\n"), f"{name} ends with an empty line"
+        assert not re.search(r"[ \t]$", text, re.MULTILINE), f"{name}: trailing white space"
+        assert "\n\n\n\n" not in text, f"{name}: three empty lines"
+        text = re.sub(r"^ *```python\n.*?```$", "code", text, flags=re.DOTALL | re.MULTILINE)
+        if not name.endswith((".py", ".mako")):
+            assert "\n\n\n" not in text, f"{name}: two empty lines"
 
 
-def test_no_empty_folder_and_no_stray_white_space(bakes: Bakes) -> None:
-    for _, project in bakes:
-        for folder, folders, files in os.walk(project):
-            assert folders or files, f"{folder} is empty"
-        for path in files_of(project):
-            text = path.read_text("utf-8")
-            if path.name == "__init__.py" and not text:
-                continue
-            assert text.endswith("\n"), f"{path} does not end with a line end"
-            assert not text.startswith("\n"), f"{path} starts with an empty line"
-            assert not text.endswith("\n\n"), f"{path} ends with an empty line"
-            assert not re.search(r"[ \t]$", text, re.MULTILINE), f"{path}: trailing white space"
-            assert "\n\n\n\n" not in text, f"{path}: three empty lines"
-            text = re.sub(r"^ *```python\n.*?```$", "code", text, flags=re.DOTALL | re.MULTILINE)
-            if path.suffix not in (".py", ".mako"):
-                assert "\n\n\n" not in text, f"{path}: two empty lines"
+def test_ruff(project: Path, lint: list[str]) -> None:
+    prefix = f"{project}/"
+    found = [line.replace(prefix, "") for line in lint if prefix in line]
+    assert not found, "\n".join(found)
 
 
-def test_48_combinations_are_36_projects(bakes: Bakes) -> None:
-    trees = {
-        tuple(
-            (path.relative_to(project), path.read_bytes())
-            for path in files_of(project)
-            if path.name != ".env"  # secrets
-        )
-        for _, project in bakes
-    }
-    assert (len(bakes), len(trees)) == (48, 36)
+def test_types(project: Path, types: dict[str, list[str]]) -> None:
+    found = types[python_code(project)]
+    assert not found, "\n".join(found)
 
 
-def test_answers_are_recorded_as_applied(bakes: Bakes) -> None:
-    questions = json.loads((TEMPLATE / "cookiecutter.json").read_text())
-    for answers, project in bakes:
-        recorded = json.loads((project / ".forge.json").read_text())["cookiecutter"]
-        assert list(recorded) == [name for name in questions if not name.startswith("_")]
-        assert recorded | applied(answers) == recorded
+def test_answers_are_recorded_as_applied(answers: Answers, project: Path) -> None:
+    recorded = json.loads((project / ".forge.json").read_text())["cookiecutter"]
+    assert list(recorded) == list(QUESTIONS)
+    assert recorded | applied(answers) == recorded
 
 
-def test_every_module_is_used(bakes: Bakes) -> None:
+def test_every_module_is_used(project: Path) -> None:
     """A module that nothing but the tests mentions is a leftover."""
     entry_points = re.compile(r"app\.main|app\.tasks\..*|.*\.__main__|.*\.__init__")
-    for _, project in bakes:
-        texts = {
-            path: path.read_text("utf-8")
-            for path in files_of(project)
-            if path.relative_to(project).parts[0] != "tests"
-        }
-        for path in project.glob("app/**/*.py"):
-            module = ".".join(path.relative_to(project).with_suffix("").parts)
-            if entry_points.fullmatch(module):
-                continue
-            package, _, name = module.rpartition(".")
-            mention = re.compile(
-                rf"{re.escape(module)}\b|from {re.escape(package)} import [^\n]*\b{name}\b"
-                rf"|from {re.escape(package)} import \([^)]*\b{name}\b|from \. import [^\n]*\b{name}\b"
-            )
-            users = [user for user, text in texts.items() if user != path and mention.search(text)]
-            assert users, f"{path} is not used"
+    texts = {name: text for name, text in texts_of(project).items() if not name.startswith("tests")}
+    for path in project.glob("app/**/*.py"):
+        name = path.relative_to(project)
+        module = ".".join(name.with_suffix("").parts)
+        if entry_points.fullmatch(module):
+            continue
+        package, _, last = module.rpartition(".")
+        mention = re.compile(
+            rf"{re.escape(module)}\b|from ({re.escape(package)}|\.) import [^\n]*\b{last}\b"
+            rf"|from {re.escape(package)} import \([^)]*\b{last}\b"
+        )
+        users = [user for user, text in texts.items() if user != str(name) and mention.search(text)]
+        assert users, f"{name} is not used"
 
 
-def test_secrets_are_fresh_and_only_in_env(bake: Bake) -> None:
-    project, other = bake(database="postgresql"), bake(database="postgresql")
-    env, other_env = (dotenv_values(one / ".env", interpolate=False) for one in (project, other))
-    secrets = {name: value for name, value in env.items() if value != other_env[name]}
-    assert {"SECRET_KEY", "DATABASE_PASSWORD"} <= set(secrets)
-    assert all(len(value or "") >= 43 for value in secrets.values())
+def test_dependencies_are_declared_and_used(
+    project: Path, distributions: dict[str, set[str]]
+) -> None:
+    runtime, development = (
+        {normal(re.split(r"[\[><=~ ]", text)[0]) for text in texts}
+        for texts in requirements(project)
+    )
+    used = set()
+    for path in project.rglob("*.py"):
+        name = path.relative_to(project)
+        allowed = runtime if name.parts[0] in ("app", "migrations") else runtime | development
+        for module in imports(path.read_text()):
+            names = distributions.get(module, set())
+            used |= names
+            local = (project / module).is_dir() or module in sys.stdlib_module_names
+            assert local or names & (allowed | TRANSITIVE), f"{name} imports {module}"
+    stubs = {name for name in development if name.startswith("types-")}
+    unused = (runtime | development) - used - stubs - NOT_IMPORTED
+    assert not unused, f"pyproject.toml declares {unused} and nothing uses it"
+
+
+@pytest.fixture(scope="session")
+def distributions(tools: Path) -> dict[str, set[str]]:
+    """The distributions that each module is from."""
+    code = "import importlib.metadata as m, json; print(json.dumps(m.packages_distributions()))"
+    found = json.loads(run(tools / "python", "-c", code, cwd=tools))
+    return {module: {normal(name) for name in names} for module, names in found.items()}
+
+
+def normal(name: str) -> str:
+    """Return a distribution's name as PyPI compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@cache
+def imports(code: str) -> set[str]:
+    """Return the top-level names of the modules that code imports."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_secrets_are_only_in_env(project: Path) -> None:
+    values, example = (
+        dotenv_values(project / name, interpolate=False) for name in (".env", ".env.example")
+    )
+    secrets = [str(values[name]) for name in values if not example[name]]
+    assert "SECRET_KEY" in values
+    assert values["SECRET_KEY"] in secrets
+    assert all(len(secret) >= 43 for secret in secrets)
     assert (project / ".env").stat().st_mode & 0o777 == 0o600
     assert ".env" in (project / ".gitignore").read_text().splitlines()
-    example = dotenv_values(project / ".env.example")
-    assert not any(example[name] for name in secrets)
-    for path in files_of(project):
-        if path.name != ".env":
-            assert not any(str(value) in path.read_text("utf-8") for value in secrets.values())
+    for name, text in texts_of(project).items():
+        assert name == ".env" or not [secret for secret in secrets if secret in text], name
+
+
+def test_secrets_are_fresh(bake: Bake) -> None:
+    first, second = (dotenv_values(bake(database="postgresql") / ".env") for _ in range(2))
+    assert first["SECRET_KEY"] != second["SECRET_KEY"]
+    assert first["DATABASE_PASSWORD"] != second["DATABASE_PASSWORD"]
+
+
+def content(project: Path) -> list[tuple[Path, bytes]]:
+    """Return the files of a project with what they contain, secrets aside."""
+    return [
+        (path.relative_to(project), path.read_bytes())
+        for path in files_of(project)
+        if path.name != ".env"
+    ]
+
+
+def test_combinations_that_differ_in_nothing_but_redis_with_celery_are_one(bakes: Bakes) -> None:
+    projects: dict[tuple[object, ...], list[tuple[Path, bytes]]] = {}
+    for answers, project in bakes.values():
+        same = projects.setdefault(tuple(applied(answers).items()), content(project))
+        assert content(project) == same
+    different = [str(tree) for tree in projects.values()]
+    assert len(set(different)) == len(projects)
+    if len(bakes) == len(combinations()):
+        assert len(projects) * 4 == len(bakes) * 3  # 96 are 72
+
+
+def test_its_own_record_gives_the_same_project(bakes: Bakes, tmp_path: Path) -> None:
+    """Byte for byte, for each database with everything and with nothing."""
+    for name, (answers, project) in bakes.items():
+        if len({value for value in answers.values() if isinstance(value, bool)}) == 1:
+            result = generate(tmp_path / name, "--replay-file", project / ".forge.json")
+            assert result.returncode == 0, result.stderr
+            assert content(tmp_path / name / project.name) == content(project), name

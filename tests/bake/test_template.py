@@ -6,26 +6,41 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import Template
+from jsonschema import Draft202012Validator
 
-from tests.bake.test_projects import WORDS_OF_ANSWER, WORDS_OF_DATABASE, files_of
-from tests.bake.test_static import normal, requirements
+from tests.bake.conftest import requirements
+from tests.bake.test_projects import WORDS, normal
 from tests.conftest import Bake
-from tests.harness import BOOLEANS, DATABASES, PROJECT, TEMPLATE, run
+from tests.harness import (
+    BOOLEANS,
+    DATABASES,
+    PROJECT,
+    QUESTIONS,
+    STANDARD,
+    TEMPLATE,
+    Answers,
+    files_of,
+    run,
+)
 
-QUESTIONS: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_text())
-PUBLIC = {name: value for name, value in QUESTIONS.items() if not name.startswith("_")}
+HOOK = "hooks/pre_gen_project.py"
+PRUNING = "hooks/post_gen_project.py"
 
 
 def constants_of(hook: str) -> dict[str, Any]:
     """Return the literal constants of a hook, by name."""
     found = {}
-    for node in ast.parse((TEMPLATE / "hooks" / hook).read_text()).body:
+    for node in ast.parse((TEMPLATE / hook).read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.List | ast.Dict):
-            [target] = node.targets
-            found[ast.unparse(target)] = ast.literal_eval(node.value)
+            try:
+                found[ast.unparse(node.targets[0])] = ast.literal_eval(node.value)
+            except ValueError:
+                continue
     return found
 
 
@@ -34,32 +49,126 @@ def test_template_is_linted() -> None:
         run(sys.executable, "-m", "ruff", *arguments, cwd=TEMPLATE)
 
 
-def test_hook_knows_every_question() -> None:
-    hook = constants_of("pre_gen_project.py")
-    assert hook["CHOICES"] == {n: value for n, value in PUBLIC.items() if isinstance(value, list)}
-    booleans = [name for name, value in PUBLIC.items() if isinstance(value, bool)]
-    assert hook["BOOLEANS"] == booleans
-    assert list(constants_of("post_gen_project.py")["PATHS_BY_ANSWER"]) == booleans
-    assert list(BOOLEANS) == booleans, "tests/harness.py"
-    assert list(WORDS_OF_ANSWER) == booleans, "tests/bake/test_projects.py"
-    assert all(f"`{name}`" in (TEMPLATE / "README.md").read_text() for name in PUBLIC)
-    texts = {n for n, value in PUBLIC.items() if isinstance(value, str)}
-    assert {*hook["TEXTS"], "project_slug"} == texts
+# A new question
 
 
-def test_every_question_has_a_prompt() -> None:
-    assert list(QUESTIONS["__prompts__"]) == list(PUBLIC)
-    for name, prompt in QUESTIONS["__prompts__"].items():
-        if isinstance(prompt, dict):
-            assert list(prompt) == ["__prompt__", *QUESTIONS[name]]
+def test_hook_validates_every_question() -> None:
+    hook = constants_of(HOOK)
+    choices = {name: value for name, value in QUESTIONS.items() if isinstance(value, list)}
+    texts = [name for name, value in QUESTIONS.items() if isinstance(value, str)]
+    assert choices == hook["CHOICES"], f"CHOICES in {HOOK}"
+    assert hook["BOOLEANS"] == BOOLEANS, f"BOOLEANS in {HOOK}"
+    assert {*hook["TEXTS"], "project_slug"} == set(texts), f"TEXTS in {HOOK}"
 
 
-def test_hook_knows_every_dependency(bake: Bake) -> None:
-    used = set()
-    for database in DATABASES:
-        for texts in requirements(bake(database=database)):
-            used |= {normal(re.split(r"[\[><=~; ]", text)[0]) for text in texts}
-    assert set(constants_of("pre_gen_project.py")["DEPENDENCIES"]) == used
+def test_every_question_is_asked_and_explained() -> None:
+    prompts = json.loads((TEMPLATE / "cookiecutter.json").read_text())["__prompts__"]
+    readme = (TEMPLATE / "README.md").read_text()
+    for name, value in QUESTIONS.items():
+        assert name in prompts, f"{name} has no prompt in cookiecutter.json"
+        if isinstance(value, list):
+            labels = list(prompts[name])
+            assert labels == ["__prompt__", *value], f"the prompt of {name} in cookiecutter.json"
+        assert f"`{name}`" in readme, f"{name} has no row in README.md"
+
+
+def test_every_feature_can_be_declined() -> None:
+    pruned = constants_of(PRUNING)["PATHS_BY_ANSWER"]
+    for name in BOOLEANS:
+        assert name in pruned, f"{name} is not in PATHS_BY_ANSWER of {PRUNING}"
+        assert name in WORDS, f"{name} is not in WORDS of tests/bake/test_projects.py"
+    for name in DATABASES:
+        assert name in WORDS, f"{name} is not in WORDS of tests/bake/test_projects.py"
+
+
+def test_pruning_table_names_files() -> None:
+    """Not folders: a folder may have files of the owner's."""
+    tables = constants_of(PRUNING)
+    paths = [path for paths in tables["PATHS_BY_ANSWER"].values() for path in paths]
+    for path in [*paths, *tables["DATABASES_BY_PATH"]]:
+        assert (PROJECT / path).is_file(), f"{PRUNING} names {path}"
+
+
+@pytest.mark.parametrize("answer", BOOLEANS)
+def test_files_that_are_named_after_an_answer_go_with_it(answer: str) -> None:
+    paths = constants_of(PRUNING)["PATHS_BY_ANSWER"][answer]
+    variants = tuple(constants_of(PRUNING)["VARIANTS"])
+    for path in files_of(PROJECT):
+        name = str(path.relative_to(PROJECT))
+        if re.search(WORDS[answer], name, re.IGNORECASE) and not name.startswith(variants):
+            assert name in paths, f"{name} stays without {answer}: {PRUNING}"
+
+
+def test_schema_of_answers_knows_every_question() -> None:
+    schema = json.loads((TEMPLATE / "answers.schema.json").read_text())
+    answers = schema["$defs"]["answers"]["properties"]
+    assert list(answers) == list(QUESTIONS), "answers.schema.json"
+    assert schema["properties"]["cookiecutter"]["required"] == list(QUESTIONS)
+    for name, value in QUESTIONS.items():
+        if isinstance(value, list):
+            assert answers[name]["enum"] == value, f"{name} in answers.schema.json"
+        else:
+            assert answers[name].get("type", "string") == TYPES[type(value)], f"{name}"
+
+
+TYPES = {bool: "boolean", str: "string"}
+
+VALID: dict[str, Any] = {
+    name: value[0] if isinstance(value, list) else value for name, value in QUESTIONS.items()
+} | STANDARD
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"project_name": "", "description": "emoji \U0001f680 {{ 7 }}\ttab\nline"},
+    {"project_slug": "a"},
+    {"project_slug": "pg-tools"},
+    {"project_slug": "x" * 63},
+    {"project_slug": "x" * 64},
+    {"project_slug": ""},
+    {"project_slug": "../escape"},
+    {"project_slug": "x-"},
+    {"project_slug": "1st"},
+    {"project_slug": "a\n"},
+    {"project_slug": "app"},
+    {"project_slug": "class"},
+    {"project_slug": 7},
+    {"description": "bell\x07"},
+    {"author_name": None},
+    {"database": "oracle"},
+    {"python_version": 3.12},
+    {"use_celery": "perhaps"},
+    {"use_docker": 1},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=repr)
+def test_schema_of_answers_refuses_what_the_hook_refuses(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    answers = VALID | change
+    schema = json.loads((TEMPLATE / "answers.schema.json").read_text())
+    errors = list(Draft202012Validator(schema).iter_errors({"cookiecutter": answers}))
+    refused = functions_of_hook()["validate_answers"](answers)
+    assert bool(errors) == bool(refused), (errors, refused)
+
+
+def functions_of_hook() -> dict[str, Any]:
+    """Return the functions of the hook that validates."""
+    code = Template((TEMPLATE / HOOK).read_text()).render(cookiecutter=VALID)
+    namespace: dict[str, Any] = {}
+    exec(compile(code, HOOK, "exec"), namespace)
+    return namespace
+
+
+# Names of packages
+
+
+def test_direct_dependencies_are_refused_as_names(answers: Answers, project: Path) -> None:
+    direct = {normal(re.split(r"[\[><=~; ]", t)[0]) for t in set().union(*requirements(project))}
+    known = functions_of_hook()["packages_of"](answers)
+    assert not direct - known, f"PACKAGES in {HOOK}"
+
+
+# Hooks, versions, workflows
 
 
 def test_hooks_use_the_standard_library_and_start_nothing() -> None:
@@ -71,29 +180,6 @@ def test_hooks_use_the_standard_library_and_start_nothing() -> None:
                 assert names <= sys.stdlib_module_names - forbidden
             if isinstance(node, ast.Attribute):
                 assert node.attr not in ("system", "popen", "execv", "fork")
-
-
-def paths_by_answer() -> dict[str, list[str]]:
-    """Return the pruning tables of the hook: answer or database -> files."""
-    hook = constants_of("post_gen_project.py")
-    tables: dict[str, list[str]] = hook["PATHS_BY_ANSWER"] | hook["PATHS_BY_DATABASE"]
-    return tables
-
-
-def test_pruning_table_names_files() -> None:
-    """Not folders: a folder may have files of the owner's."""
-    for paths in paths_by_answer().values():
-        for path in paths:
-            assert (PROJECT / path).is_file(), path
-
-
-@pytest.mark.parametrize("answer", [*BOOLEANS, *DATABASES])
-def test_pruning_table_has_every_file_that_is_named_after_an_answer(answer: str) -> None:
-    words = {**WORDS_OF_ANSWER, **WORDS_OF_DATABASE}[answer]
-    for path in files_of(PROJECT):
-        name = str(path.relative_to(PROJECT))
-        if re.search(words, name, re.IGNORECASE):
-            assert name in paths_by_answer()[answer], f"{name} is not pruned without {answer}"
 
 
 def test_version_is_the_same_everywhere() -> None:
@@ -110,19 +196,20 @@ def test_actions_are_pinned_with_their_version_as_a_comment() -> None:
     for folder in (TEMPLATE, PROJECT):
         for path in (folder / ".github/workflows").glob("*.yml"):
             for line in path.read_text().splitlines():
-                if "uses:" in line:
+                if "uses: ./" not in line and "uses:" in line:
                     pin = re.search(r"uses: ([\w/-]+)@([0-9a-f]{40}  # v[\d.]+)$", line)
-                    assert pin, line
+                    assert pin, f"{path.relative_to(TEMPLATE)}: {line}"
                     pins.setdefault(pin[1], set()).add(pin[2])
     assert all(len(versions) == 1 for versions in pins.values()), pins
 
 
 def test_workflows_are_valid(bake: Bake) -> None:
     projects = [bake(), bake(database="mysql", use_docker=False)]
+    files: dict[str, list[Path]] = {"github-workflows": [], "dependabot": []}
     for folder in (TEMPLATE, *projects):
-        files = [str(path) for path in (folder / ".github/workflows").glob("*.yml")]
-        github = [str(folder / ".github/dependabot.yml")]
-        for schema, paths in (("github-workflows", files), ("dependabot", github)):
-            command = ["check-jsonschema", "--builtin-schema", f"vendor.{schema}", *paths]
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert result.returncode == 0, result.stdout
+        files["github-workflows"] += (folder / ".github/workflows").glob("*.yml")
+        files["dependabot"] += (folder / ".github").glob("dependabot.yml")
+    for schema, paths in files.items():
+        command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}"]
+        result = subprocess.run([*command, *paths], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout

@@ -24,6 +24,18 @@ BOOLEANS = [name for name, value in QUESTIONS.items() if isinstance(value, bool)
 
 Answers = dict[str, str | bool]
 
+# What the tests start from, whatever a fork has for its own defaults.
+STANDARD: Answers = {
+    "project_name": "My API",
+    "project_slug": "my-api",
+    "database": "sqlite",
+    "use_celery": True,
+    "use_redis": True,
+    "use_backup": True,
+    "use_docker": True,
+    "use_monitoring": False,
+}
+
 
 def combinations() -> list[Answers]:
     """Return all combinations of the answers that choose features."""
@@ -36,8 +48,24 @@ def combinations() -> list[Answers]:
 
 def name_of(answers: Answers) -> str:
     """Return a short name for a combination, such as ``mysql-celery-redis``."""
-    on = [name.removeprefix("use_") for name in BOOLEANS if answers.get(name, QUESTIONS[name])]
-    return "-".join([str(answers.get("database", DATABASES[0])), *on])
+    answers = STANDARD | answers
+    on = [name.removeprefix("use_") for name in BOOLEANS if answers.get(name)]
+    return "-".join([str(answers["database"]), *on])
+
+
+def applied(answers: Answers) -> Answers:
+    """Return the answers as the template applies them: Celery needs Redis."""
+    return answers | {"use_redis": answers["use_redis"] or answers["use_celery"]}
+
+
+def files_of(project: Path) -> list[Path]:
+    """Return all files that belong into version control, and .env."""
+    caches = {".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
+    return sorted(
+        path
+        for path in project.rglob("*")
+        if path.is_file() and not caches & set(path.relative_to(project).parts)
+    )
 
 
 def skip_or_fail(reason: str) -> NoReturn:
@@ -82,7 +110,7 @@ def generate(
 
 def bake(output: Path, **answers: str | bool) -> Path:
     """Generate a project outside pytest-cookies and return its folder."""
-    answers.setdefault("project_slug", "my-api")
+    answers = STANDARD | answers
     result = generate(output, "--no-input", *(f"{name}={text}" for name, text in answers.items()))
     assert result.returncode == 0, result.stderr
     return output / str(answers["project_slug"])

@@ -1,0 +1,139 @@
+"""All combinations of answers, each baked once, and what linters say about them."""
+
+import hashlib
+import subprocess
+import sys
+import tomllib
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Bake
+from tests.harness import Answers, combinations, name_of, project_environment, run, uv
+
+Bakes = dict[str, tuple[Answers, Path]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, one of them bakes all combinations."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.xdist_group("bake"))
+
+
+@pytest.fixture(scope="session", params=combinations(), ids=name_of)
+def answers(request: pytest.FixtureRequest) -> Answers:
+    """A combination of answers: a test that takes it, or its project, runs for each."""
+    combination: Answers = request.param
+    return combination
+
+
+@pytest.fixture(scope="session")
+def project(answers: Answers, bakes: Bakes) -> Path:
+    """The project of a combination."""
+    return bakes[name_of(answers)][1]
+
+
+@pytest.fixture(scope="session")
+def bakes(request: pytest.FixtureRequest, bake: Bake) -> Bakes:
+    """The combinations that this run is about (-k mysql), by name, with their projects."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    chosen = {
+        name_of(call.params["answers"]) for call in calls if call and "answers" in call.params
+    }
+    return {
+        name_of(answers): (answers, bake(**answers))
+        for answers in combinations()
+        if not chosen or name_of(answers) in chosen
+    }
+
+
+def distinct(bakes: Bakes, identity: Callable[[Path], str]) -> dict[str, Path]:
+    """Return one project for each identity."""
+    found: dict[str, Path] = {}
+    for _, project in bakes.values():
+        found.setdefault(identity(project), project)
+    return found
+
+
+def requirements(project: Path) -> tuple[set[str], set[str]]:
+    """Return what a project declares: for running it, and for developing it."""
+    pyproject = tomllib.loads((project / "pyproject.toml").read_text())
+    return set(pyproject["project"]["dependencies"]), set(pyproject["dependency-groups"]["dev"])
+
+
+@pytest.fixture(scope="session")
+def tools(bakes: Bakes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the programs of an environment with all that any project depends on."""
+    folder = tmp_path_factory.mktemp("environment")
+    everything = set().union(*(set().union(*requirements(p)) for _, p in bakes.values()))
+    run(uv(), "venv", "--quiet", "--python", sys.executable, folder, cwd=folder)
+    python = folder / "bin/python"
+    run(uv(), "pip", "install", "--quiet", "--python", python, *sorted(everything), cwd=folder)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="session")
+def lint(bakes: Bakes, tools: Path) -> list[str]:
+    """What ruff says about all projects, line by line."""
+    lines = []
+    for command in (["check", "--output-format=concise"], ["format", "--check"]):
+        result = subprocess.run(
+            [tools / "ruff", *command, "--no-cache", *(project for _, project in bakes.values())],
+            cwd=tools,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode in (0, 1), result.stderr
+        lines += result.stdout.splitlines()
+    return lines
+
+
+def mypy_configuration(project: Path) -> str:
+    """Return the part of pyproject.toml that mypy reads."""
+    return str(tomllib.loads((project / "pyproject.toml").read_text())["tool"]["mypy"])
+
+
+def python_code(project: Path) -> str:
+    """Return a digest of all that mypy reads."""
+    digest = hashlib.sha256(mypy_configuration(project).encode())
+    for path in sorted(project.rglob("*.py")):
+        digest.update(str(path.relative_to(project)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="session")
+def types(
+    bakes: Bakes, tools: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[str]]:
+    """What mypy says about each distinct project, by ``python_code``.
+
+    With one cache, libraries and modules that are alike are analysed once. Another configuration
+    makes mypy begin again, so each has a cache and a thread of its own.
+    """
+    groups = defaultdict(dict)
+    for digest, project in distinct(bakes, python_code).items():
+        groups[mypy_configuration(project)][digest] = project
+
+    def check(group: dict[str, Path]) -> dict[str, list[str]]:
+        cache = tmp_path_factory.mktemp("mypy")
+        return {digest: mypy(project, cache) for digest, project in group.items()}
+
+    def mypy(project: Path, cache: Path) -> list[str]:
+        result = subprocess.run(
+            [tools / "mypy", "--no-error-summary", "--cache-dir", cache],
+            cwd=project,
+            env=project_environment(project),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return (result.stdout + result.stderr).splitlines() if result.returncode else []
+
+    with ThreadPoolExecutor() as pool:
+        checks = pool.map(check, groups.values())
+        return {digest: lines for found in checks for digest, lines in found.items()}
