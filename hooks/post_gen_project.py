@@ -34,6 +34,7 @@ PATHS_BY_ANSWER = {
         "app/tasks/cleanup.py",
         "app/tasks/example_task.py",
         "docs/tasks.md",
+        "flowerconfig.py",
         "migrations/versions/0002_jobs.py",
         "tests/jobs.py",
         "tests/test_backup_task.py",
@@ -99,6 +100,7 @@ PATHS_BY_ANSWER = {
 # The files that only some databases need.
 DATABASES_BY_PATH = {
     "app/backup/programs.py": {"postgresql", "mysql"},
+    "docker-compose.dev.yml": {"postgresql", "mysql"},
     "docker/mysql-init.sql": {"mysql"},
 }
 

@@ -18,19 +18,12 @@ import pytest
 from tests.conftest import Bake
 from tests.harness import Answers, ComposeStack, require_docker, wait_for_task, wait_until
 
-# Answers, and servers other than the default ones.
-STACKS: dict[str, tuple[Answers, dict[str, str]]] = {
-    "postgresql": ({"database": "postgresql"}, {}),
-    "mysql": (
-        {"database": "mysql", "python_version": "3.13"},
-        {"REDIS_IMAGE": "valkey/valkey:9"},
-    ),
-    "sqlite": ({"database": "sqlite", "python_version": "3.12"}, {"REDIS_IMAGE": "redis:7"}),
-    "without_celery": (
-        {"database": "postgresql", "use_celery": False},
-        {"DATABASE_IMAGE": "postgres:17"},
-    ),
-    "without_redis": ({"database": "sqlite", "use_celery": False, "use_redis": False}, {}),
+# The database clients are those of Debian 13, which the images of Python 3.14 need not be.
+STACKS: dict[str, Answers] = {
+    "postgresql": {"database": "postgresql", "python_version": "3.13", "use_monitoring": True},
+    "mysql": {"database": "mysql", "python_version": "3.12"},
+    "sqlite": {"database": "sqlite"},
+    "without_redis": {"database": "sqlite", "use_celery": False, "use_redis": False},
 }
 
 
@@ -46,7 +39,7 @@ def on(*names: str) -> pytest.MarkDecorator:
 
 on_all = on(*STACKS)
 with_celery = on("postgresql", "mysql", "sqlite")
-with_server = on("postgresql", "mysql", "without_celery")
+with_server = on("postgresql", "mysql")
 # What does not depend on the database.
 on_one = on("postgresql")
 
@@ -57,11 +50,8 @@ def stack(
 ) -> Iterator[ComposeStack]:
     """A stack that is up and healthy."""
     require_docker()
-    answers, environment = STACKS[request.param]
-    project = bake(project_name=f"Stack {request.param}", **answers)
-    stack = ComposeStack(project, tmp_path_factory.mktemp("stack"), **environment)
-    # Health checks and Prometheus use other names.
-    stack.set(TRUSTED_HOSTS="api.example.com")
+    project = bake(project_name=f"Stack {request.param}", **STACKS[request.param])
+    stack = ComposeStack(project, tmp_path_factory.mktemp("stack"))
     # As umask 027 leaves them.
     stack.run("chmod", "-R", "o-rwx", "app", "migrations", "pyproject.toml")
     try:
@@ -86,7 +76,10 @@ def test_no_process_is_root_or_can_write_to_its_image(stack: ComposeStack) -> No
         processes = stack.run("docker", "top", container["Id"], "-eo", "uid,pid").splitlines()[1:]
         assert processes
         assert "0" not in {line.split()[0] for line in processes}, container["Name"]
-        assert container["HostConfig"]["ReadonlyRootfs"], container["Name"]
+        service = container["Config"]["Labels"]["com.docker.compose.service"]
+        # Compose writes the configuration of Redis and the token of Prometheus into the container.
+        read_only = service not in ("redis", "prometheus")
+        assert container["HostConfig"]["ReadonlyRootfs"] == read_only, service
         assert container["HostConfig"]["PidsLimit"] > 0, container["Name"]
 
 
@@ -105,20 +98,19 @@ def test_the_image_has_no_secret_and_no_compiler(stack: ComposeStack) -> None:
 
 
 @with_server
-def test_the_client_programs_have_the_version_of_the_server(stack: ComposeStack) -> None:
-    number = re.compile(r"\d+\.\d+\S*")
+def test_the_client_programs_have_the_major_version_of_the_server(stack: ComposeStack) -> None:
+    # `postgres (PostgreSQL) 17.2`, `mariadb-dump from 11.8.3-MariaDB, client 10.20`
+    number = re.compile(r"(?:\) |Ver |from )(\d+(?:\.\d+)?)")
     if "postgres" in stack.config()["services"]["db"]["image"]:
-        pairs = [("pg_dump", "postgres"), ("psql", "postgres")]
+        client, server, major = "pg_dump", "postgres", r"\d+"
     else:
-        pairs = [("mysqldump", "mysqld"), ("mysql", "mysqld")]
-    for client, server in pairs:
-        versions = [
-            number.search(stack.execute(*command, "--version"))
-            for command in (("app", client), ("db", server))
-        ]
-        assert versions[0]
-        assert versions[1]
-        assert versions[0][0] == versions[1][0]
+        client, server, major = "mariadb-dump", "mariadbd", r"\d+\.\d+"
+    outputs = (
+        stack.execute("app", client, "--version"),
+        stack.execute("db", server, "--version"),
+    )
+    versions = {re.match(major, found[1]) for text in outputs if (found := number.search(text))}
+    assert len({found[0] for found in versions if found}) == 1, outputs
 
 
 @on_all
@@ -152,14 +144,6 @@ def test_flower_needs_a_password_and_is_read_only(stack: ComposeStack) -> None:
     assert stack.health("celery-worker") == "healthy"
 
 
-@with_celery
-def test_flower_gets_only_what_it_needs(stack: ComposeStack) -> None:
-    environment = stack.execute("flower", "env")
-    assert "DATABASE_URL" not in environment
-    for name, secret in stack.secrets.items():
-        assert (secret in environment) == (name in ("REDIS_PASSWORD", "FLOWER_PASSWORD")), name
-
-
 @on_one
 def test_flower_shows_how_many_messages_wait(stack: ComposeStack) -> None:
     user = stack.log_in()
@@ -180,7 +164,7 @@ def test_flower_shows_how_many_messages_wait(stack: ComposeStack) -> None:
     stack.wait_for_health("healthy", "celery-worker", "celery-beat")
 
 
-@on("postgresql", "mysql", "sqlite", "without_celery")
+@with_celery
 def test_redis_needs_a_password_and_keeps_its_data(stack: ComposeStack) -> None:
     assert "NOAUTH" in stack.redis("--pass wrong ping")
     config = stack.redis("CONFIG GET maxmemory-policy") + stack.redis("CONFIG GET appendonly")
@@ -193,8 +177,8 @@ def test_redis_needs_a_password_and_keeps_its_data(stack: ComposeStack) -> None:
 @on_all
 def test_a_backup_is_made_verified_and_restored(stack: ComposeStack) -> None:
     kept = stack.log_in("kept@example.com")
-    made = json.loads(stack.backup("create", "--json"))["path"]
-    assert made.startswith("/backups/")
+    made = json.loads(stack.backup("create"))["file"]
+    assert made in stack.execute("app", "ls", "/backups")
     stack.backup("verify", made)
     lost = stack.log_in("lost@example.com")
     stack.backup("restore", made, "--yes")
@@ -309,11 +293,10 @@ def test_caddy_serves_the_api_over_https(stack: ComposeStack) -> None:
             assert live.headers["strict-transport-security"]
             assert live.headers["x-content-type-options"] == "nosniff"
             assert "caddy" not in live.headers.get("server", "").lower()
-            assert client.get("/metrics").status_code == 404
 
             def status_of_large_body() -> int | None:
-                # The API and Caddy close the connection while the body is still being sent. So the
-                # answer may be cut off, or be Caddy's 502.
+                # The connection is closed while the body is still being sent, which may cut the
+                # answer off.
                 register, body = "/auth/register", b"x" * 2_000_000
                 with (
                     suppress(httpx.TransportError),
@@ -327,7 +310,7 @@ def test_caddy_serves_the_api_over_https(stack: ComposeStack) -> None:
         assert plain.status_code == 308
 
 
-@on("sqlite")
+@on("postgresql")
 def test_prometheus_reads_metrics_and_rules(stack: ComposeStack) -> None:
     stack.set(METRICS_TOKEN=token_hex(32))
     stack.compose("--profile=monitoring", "up", "-d", "--wait", "--wait-timeout=180")
@@ -343,7 +326,7 @@ def test_prometheus_reads_metrics_and_rules(stack: ComposeStack) -> None:
     stack.compose("--profile=monitoring", "rm", "--stop", "--force", "prometheus")
 
 
-@on_all
+@with_celery
 def test_data_outlive_the_containers(stack: ComposeStack) -> None:
     user = stack.log_in("keeper@example.com")
     me = user.get("/users/me").json()
@@ -352,27 +335,3 @@ def test_data_outlive_the_containers(stack: ComposeStack) -> None:
     stack.up()
     user.base_url = stack.api().base_url  # another free port
     assert user.get("/users/me").json() == me
-
-
-@on("without_celery")
-def test_postgresql_refuses_the_data_of_another_version_until_upgraded(stack: ComposeStack) -> None:
-    """The stack starts with PostgreSQL 17, and has 18 from here on."""
-    assert "17." in stack.execute("db", "postgres", "--version")
-    me = stack.log_in("keeper@example.com").get("/users/me").json()
-    stack.backup("create")
-    stack.backup("verify")
-    stack.compose("down", "--timeout=20")
-    stack.compose("up", "-d", "db", DATABASE_IMAGE="postgres:18")
-    message = "The volume has data of PostgreSQL 17 and this is PostgreSQL 18."
-    wait_until(lambda: message in stack.compose("logs", "db"), 30)
-
-    page = (stack.folder / "docs" / "deployment.md").read_text()
-    section = page.partition("## Upgrade PostgreSQL")[2]
-    commands = section.partition("```bash\n")[2].partition("```")[0]
-    assert "stack-without-celery_database" in commands
-    commands = commands.replace("stack-without-celery_database", f"{stack.name}_database")
-    stack.run("bash", "-euo", "pipefail", "-c", commands)
-    stack.environment["DATABASE_IMAGE"] = "postgres:18"
-    stack.up("--build")
-    assert "18." in stack.execute("db", "postgres", "--version")
-    assert stack.log_in("keeper@example.com").get("/users/me").json() == me

@@ -63,8 +63,7 @@ class ComposeStack:
         # Port 0: any that is free.
         ports = dict.fromkeys(("APP_PORT", "FLOWER_PORT", "PROMETHEUS_PORT"), "0")
         ports |= dict.fromkeys(("HTTP_PORT", "HTTPS_PORT"), "127.0.0.1:0")
-        names = {"COMPOSE_PROJECT_NAME": self.name, "IMAGE_TAG": self.name}
-        self.environment = names | ports | environment
+        self.environment = {"COMPOSE_PROJECT_NAME": self.name} | ports | environment
         tasks = self.folder / "app" / "tasks"
         if tasks.is_dir():
             (tasks / "probe.py").write_text(PROBE)
@@ -136,9 +135,7 @@ class ComposeStack:
         """Remove the containers, the volumes and the image."""
         options = ("--volumes", "--remove-orphans", "--rmi=local", "--timeout=1")
         self.compose("--profile=*", "down", *options, check=False)
-        images = self.run("docker", "images", "-q", f"*:{self.name}").split()
-        if images:
-            self.run("docker", "rmi", "--force", *set(images), check=False)
+        self.run("docker", "rmi", "--force", f"{self.name}-app", check=False)
 
     def containers(self, *services: str) -> list[dict[str, Any]]:
         """Return the state of each container, also of those that have exited."""
@@ -178,9 +175,8 @@ class ComposeStack:
         return json.loads(output.splitlines()[-1])
 
     def redis(self, arguments: str) -> str:
-        """Run redis-cli, or Valkey's program of the same kind, with arguments for a shell."""
-        cli = "$(command -v redis-cli || command -v valkey-cli)"
-        return self.execute("redis", "sh", "-c", f"{cli} {arguments} 2>&1", check=False)
+        """Run redis-cli with arguments for a shell."""
+        return self.execute("redis", "sh", "-c", f"redis-cli {arguments} 2>&1", check=False)
 
     def backup(self, *arguments: str) -> str:
         """Run the backup command in the API's container."""
