@@ -32,6 +32,7 @@ PATHS_BY_ANSWER = {
         "app/tasks/example_task.py",
         "docs/tasks.md",
         "migrations/versions/0002_jobs.py",
+        "tests/test_admin.py",
     ],
     "use_redis": [
         "app/core/redis.py",
