@@ -79,6 +79,7 @@ PATHS_BY_ANSWER = {
         "monitoring/alerts_test.yml",
         "monitoring/dashboard.json",
         "monitoring/prometheus.yml",
+        "tests/test_metrics.py",
     ],
 }
 
@@ -95,6 +96,7 @@ VARIANTS = {
     "app/backup/database": {"sqlite", "postgresql", "mysql"},
     "app/core/database": {"sqlite", "postgresql", "mysql"},
     "app/core/rate_limit": {"memory", "redis"},
+    "migrations/env": {"sqlite", "postgresql", "mysql"},
     "tests/servers/database": {"sqlite", "postgresql", "mysql"},
 }
 

@@ -21,12 +21,22 @@ from tests.conftest import Bake
 from tests.harness import DATABASES, Stack, log_in
 
 PASSWORD = "correct horse battery staple"
+# A refresh token was used longer ago than the grace allows.
+AFTER_GRACE = """
+import sys
+from datetime import timedelta
+from sqlalchemy import update
+from app.core.database import session_scope
+from app.core.security import hash_token, utc_now
+from app.models import RefreshToken
+with session_scope() as session:
+    is_token = RefreshToken.token_hash == hash_token(sys.argv[1])
+    used_at = utc_now() - timedelta(seconds=11)
+    session.execute(update(RefreshToken).where(is_token).values(used_at=used_at))
+"""
 RACES = 200
 # All requests of these tests come from one address.
-NO_ADDRESS_LIMITS = {
-    "LOGIN_ADDRESS_RATE_LIMIT": "100000/minute",
-    "REGISTRATION_RATE_LIMIT": "100000/minute",
-}
+NO_ADDRESS_LIMITS = {"LOGIN_ADDRESS_RATE_LIMIT": "100000/minute"}
 
 
 @pytest.fixture(scope="module", params=DATABASES)
@@ -76,9 +86,8 @@ def refresh(client: httpx.Client, token: str) -> dict[str, Any] | None:
 
 
 def is_logged_in(client: httpx.Client, tokens: dict[str, Any]) -> bool:
-    headers = {"Authorization": f"Bearer {tokens['access_token']}"}
-    me = client.get("/users/me", headers=headers).status_code
-    return me == 200 or refresh(client, tokens["refresh_token"]) is not None
+    """Return whether the login goes on: access tokens are valid until they expire."""
+    return refresh(client, tokens["refresh_token"]) is not None
 
 
 def peak_memory(stack: Stack) -> int:
@@ -89,7 +98,9 @@ def peak_memory(stack: Stack) -> int:
     return int(match[1]) // 1024
 
 
-def survivors(client: httpx.Client, end_login: Callable[[dict[str, Any]], None]) -> int:
+def survivors(
+    client: httpx.Client, end_login: Callable[[dict[str, Any]], None], races: int = RACES
+) -> int:
     """Let a thief refresh in a loop while the victim ends the login; count thieves who got away."""
     form = register(client)
 
@@ -116,7 +127,7 @@ def survivors(client: httpx.Client, end_login: Callable[[dict[str, Any]], None])
         return is_logged_in(client, stolen)
 
     with ThreadPoolExecutor(4) as pool:
-        return sum(pool.map(race, range(RACES)))
+        return sum(pool.map(race, range(races)))
 
 
 @pytest.mark.xdist_group("attacks")
@@ -130,26 +141,26 @@ class TestRaces:
 
         assert survivors(api, log_out) == 0
 
-    def test_thief_does_not_survive_replay(self, stack: Stack) -> None:
-        api = stack.start_api("strict", REFRESH_TOKEN_GRACE_SECONDS="0")
+    def test_thief_does_not_survive_logout_everywhere(self, api: httpx.Client) -> None:
+        def log_out(tokens: dict[str, Any]) -> None:
+            headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+            assert api.post("/auth/logout-everywhere", headers=headers).status_code == 204
 
+        assert survivors(api, log_out) == 0
+
+    def test_thief_does_not_survive_replay(self, stack: Stack, api: httpx.Client) -> None:
         def replay(tokens: dict[str, Any]) -> None:
+            stack.python(AFTER_GRACE, tokens["refresh_token"])
             assert refresh(api, tokens["refresh_token"]) is None
 
-        try:
-            assert survivors(api, replay) == 0
-        finally:
-            stack.kill("strict")
+        assert survivors(api, replay, races=8) == 0
 
-    def test_parallel_refreshes_get_the_same_token(self, api: httpx.Client) -> None:
-        form = register(api)
-        for _ in range(20):
-            token = api.post("/auth/token", data=form).json()["refresh_token"]
-            with ThreadPoolExecutor(8) as pool:
-                answers = list(pool.map(lambda _: refresh(api, token), range(8)))  # noqa: B023
-            assert len({answer and answer["refresh_token"] for answer in answers}) == 1
-            assert answers[0]
-            assert is_logged_in(api, answers[0])
+    def test_parallel_refreshes_succeed(self, api: httpx.Client) -> None:
+        token = api.post("/auth/token", data=register(api)).json()["refresh_token"]
+        with ThreadPoolExecutor(40) as pool:
+            answers = list(pool.map(lambda _: refresh(api, token), range(RACES)))
+        assert all(answers)
+        assert all(is_logged_in(api, answer) for answer in answers if answer)
 
     def test_login_with_the_old_password_does_not_survive_its_change(
         self, api: httpx.Client
@@ -258,58 +269,27 @@ class TestFloods:
 class TestSettings:
     """What faces the internet is closed unless a setting opens it."""
 
-    def wrong_logins(self, client: httpx.Client, number: int) -> list[int]:
-        """Return the status codes of logins that each claim to come from another address."""
-        return [
-            client.post(
-                "/auth/token",
-                data={"username": f"{index}@example.com", "password": "wrong horse"},
-                headers={"X-Forwarded-For": f"203.0.113.{index}"},
-            ).status_code
-            for index in range(number)
-        ]
-
-    def test_forwarded_addresses_are_trusted_only_from_trusted_proxies(
-        self, one_stack: Stack
-    ) -> None:
-        limit = {"LOGIN_ADDRESS_RATE_LIMIT": "5/minute"}
-        client = one_stack.start_api(**limit)
-        assert self.wrong_logins(client, 8) == [401] * 5 + [429] * 3
-        client = one_stack.start_api("behind-proxy", TRUSTED_PROXIES="127.0.0.1", **limit)
-        assert self.wrong_logins(client, 8) == [401] * 8
-
-    def test_registrations_are_limited(self, one_stack: Stack) -> None:
-        client = one_stack.start_api(REGISTRATION_RATE_LIMIT="3/minute")
-        for _ in range(3):
-            register(client)
+    def test_requests_of_an_address_are_limited(self, one_stack: Stack) -> None:
+        """Successful logins too: the owner of one account cannot hold up all other logins."""
+        client = one_stack.start_api(LOGIN_ADDRESS_RATE_LIMIT="5/minute")
+        form = register(client)
+        responses = [client.post("/auth/token", data=form) for _ in range(6)]
+        assert [response.status_code for response in responses] == [200] * 4 + [429] * 2
+        assert int(responses[-1].headers["Retry-After"]) > 0
         account = {"email": "one-too-many@example.com", "password": PASSWORD}
-        response = client.post("/auth/register", json=account)
-        assert response.status_code == 429
-        assert int(response.headers["Retry-After"]) > 0
+        assert client.post("/auth/register", json=account).status_code == 429
 
-    def test_hosts_origins_and_documentation(self, one_stack: Stack) -> None:
-        client = one_stack.start_api(
-            TRUSTED_HOSTS="api.example.com",
-            CORS_ORIGINS="https://app.example.com",
-            DOCS_ENABLED="false",
-        )
-        host = {"Host": "api.example.com"}
-        assert client.get("/users/me", headers=host).status_code == 401
-        assert client.get("/users/me", headers={"Host": "evil.example"}).status_code == 400
+    def test_origins(self, one_stack: Stack) -> None:
+        client = one_stack.start_api(CORS_ORIGINS="https://app.example.com")
         for origin, allowed in (("https://app.example.com", True), ("https://evil.example", False)):
-            response = client.get("/users/me", headers=host | {"Origin": origin})
+            response = client.get("/users/me", headers={"Origin": origin})
             assert ("Access-Control-Allow-Origin" in response.headers) == allowed
-        for path in ("/", "/docs", "/redoc", "/openapi.json"):
-            assert client.get(path, headers=host).status_code == 404
 
-    def test_new_secret_key_ends_every_login(self, one_stack: Stack) -> None:
-        client = one_stack.start_api()
-        tokens = client.post("/auth/token", data=register(client)).json()
-        assert is_logged_in(client, tokens)
-        tokens = refresh(client, tokens["refresh_token"])
-        assert tokens
-        client = one_stack.start_api("new-key", SECRET_KEY=secrets.token_hex(32))
-        assert not is_logged_in(client, tokens)
+    def test_new_secret_key_ends_access_tokens(self, one_stack: Stack) -> None:
+        client = log_in(one_stack.start_api())
+        assert client.get("/users/me").status_code == 200
+        other = one_stack.start_api("new-key", SECRET_KEY=secrets.token_hex(32))
+        assert other.get("/users/me", headers=client.headers).status_code == 401
 
 
 @pytest.mark.xdist_group("attacks")

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Bake
 from tests.harness import Stack, log_in, project_environment
 
-LIMITS = ("LOGIN_RATE_LIMIT", "LOGIN_ADDRESS_RATE_LIMIT", "REGISTRATION_RATE_LIMIT")
+LIMITS = ("LOGIN_RATE_LIMIT", "LOGIN_ADDRESS_RATE_LIMIT")
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

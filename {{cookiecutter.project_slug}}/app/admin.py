@@ -3,17 +3,19 @@
 It reads the database, so it survives restarts. https://jowilf.github.io/starlette-admin/
 """
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import PlainTextResponse, RedirectResponse
-from fastapi.security import OAuth2PasswordRequestForm
 from jinja2 import DictLoader
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, String, cast, exc, or_
 from sqlalchemy.orm import Session
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -26,7 +28,7 @@ from starlette_admin.exceptions import ActionFailed
 
 from app import jobs
 from app.api.errors import database_failed
-from app.api.routes.auth import login
+from app.api.routes.auth import LoginForm, login
 from app.core.config.settings import settings
 from app.core.database import get_engine
 from app.models import Job, JobStatus, ScheduleState, User
@@ -51,7 +53,7 @@ TEMPLATES = {
     "long.html": '<div class="text-wrap text-break" style="min-width: 15em">{{ data }}</div>',
 }
 {% endraw %}
-hashing_slots = CapacityLimiter(2)  # Each takes 19 MiB and a core.
+hashing = ThreadPoolExecutor(2)  # Each of these threads keeps 19 MiB.
 
 
 class AdminLogin(AuthProvider):
@@ -59,13 +61,14 @@ class AdminLogin(AuthProvider):
 
     async def login(self, username: str, password: str, _remember: bool, request: Request) -> None:
         """Log in as ``POST /auth/token`` does, with the same limits."""
-        form = OAuth2PasswordRequestForm(username=username, password=password)
+        loop = asyncio.get_running_loop()
         try:
-            tokens = await to_thread.run_sync(
-                login, request.state.session, form, request, limiter=hashing_slots
-            )
+            form = LoginForm(username=username, password=password)
+            tokens = await loop.run_in_executor(hashing, login, request.state.session, form, request)
         except HTTPException as error:
             raise LoginFailed(error.detail) from None
+        except ValidationError:
+            raise LoginFailed("Wrong email address or password") from None
         request.session["token"] = tokens.refresh_token
         if await self.authenticate(request) is None:
             request.session.clear()

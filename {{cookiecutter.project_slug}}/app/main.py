@@ -22,7 +22,7 @@ from app.api.routes import api_router
 from app.api.routes.tasks import add_job_error_handlers
 {% endif %}
 from app.core.config.settings import settings
-from app.core.database import get_engine
+from app.core.database import get_engine, get_monitoring_engine
 from app.core.logging import configure_logging
 
 configure_logging()
@@ -35,11 +35,12 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     """Close the connections to the database when the application stops."""
     yield
     get_engine().dispose()
+    get_monitoring_engine().dispose()
 
 
 def operation_id(route: APIRoute) -> str:
-    """Return the name of a route's function as its operation id, for generated clients."""
-    return route.name
+    """Return the tag and the name of a route, such as ``auth-login``, for generated clients."""
+    return "-".join([*map(str, route.tags), route.name])
 
 
 app = FastAPI(

@@ -4,9 +4,10 @@ import sys
 from typing import Annotated
 
 import typer
+from email_validator import EmailNotValidError
 from pydantic import ValidationError
 from sqlalchemy import select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from app.api.routes.auth import Registration
 from app.core.database import session_scope
@@ -84,5 +85,8 @@ if __name__ == "__main__":
         raise SystemExit("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())) from None
     except (auth.EmailTakenError, auth.UserNotFoundError) as error:
         raise SystemExit(error.__doc__) from None
-    except OperationalError as error:
-        raise SystemExit(str(error.orig).splitlines()[0]) from None
+    except EmailNotValidError as error:
+        raise SystemExit(str(error)) from None
+    except DBAPIError as error:
+        hint = "is a migration missing? uv run alembic upgrade head"
+        raise SystemExit(f"{str(error.orig).splitlines()[0]} ({hint})") from None

@@ -19,7 +19,7 @@ os.environ |= {
     "SECRET_KEY": secrets.token_hex(),
     "DATABASE_URL": DATABASE_URL,
     # All tests have one client address.
-    "LOGIN_RATE_LIMIT": "1000/minute",
+    "LOGIN_ADDRESS_RATE_LIMIT": "10000/minute",
 {% if cookiecutter.use_redis %}
     "REDIS_URL": redis_url(0),
 {% endif %}

@@ -63,14 +63,16 @@ def get_engine() -> Engine:
     return make_engine(settings.database.DATABASE_TIMEOUT)
 
 
+@cache
+def get_monitoring_engine() -> Engine:
+    """Return an engine with connections of its own: requests may use all the others."""
+    return make_engine(timeout=1)
+
+
 @contextmanager
 def session_scope() -> Iterator[Session]:
     """Open a session; commit at the end, or roll back if an exception was raised."""
-    with Session(get_engine(), expire_on_commit=False) as session, session.begin():
-        yield session
-
-
-def get_session() -> Iterator[Session]:
-    """FastAPI dependency: a session that is committed when the route returns."""
-    with session_scope() as session:
+    # Closed for good: a response that is still being sent cannot open it again.
+    session = Session(get_engine(), expire_on_commit=False, close_resets_only=False)
+    with session, session.begin():
         yield session

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from sqlite3 import Connection
 
-from sqlalchemy import {{ "DateTime, " if cookiecutter.use_celery }}Engine, MetaData, create_engine, event{{ ", func" if cookiecutter.use_celery }}
+from sqlalchemy import {{ "DateTime, " if cookiecutter.use_celery }}Engine, MetaData, create_engine, event{{ ", func" if cookiecutter.use_celery }}, make_url
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.core.config.settings import settings
@@ -34,14 +35,21 @@ class Base(DeclarativeBase):
 
 def make_engine(timeout: int | None = None) -> Engine:
     """Return an engine whose statements may take ``timeout`` seconds, or any time without it."""
+    url = make_url(settings.database.DATABASE_URL)
     engine = create_engine(
-        settings.database.DATABASE_URL,
+        url,
         connect_args={"timeout": timeout or 3600},
         pool_size=settings.database.DATABASE_POOL_SIZE,
         max_overflow=0,
         pool_timeout=5,
         hide_parameters=True,  # Values stay out of exceptions, and so out of the logs.
     )
+
+    @event.listens_for(engine, "do_connect")
+    def create_file(*_: object) -> None:
+        path = Path(url.database or "")
+        if path.parent.exists() and not path.exists():
+            path.touch(mode=0o600)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Connection, _record: object) -> None:
@@ -59,14 +67,16 @@ def get_engine() -> Engine:
     return make_engine(settings.database.DATABASE_TIMEOUT)
 
 
+@cache
+def get_monitoring_engine() -> Engine:
+    """Return an engine with connections of its own: requests may use all the others."""
+    return make_engine(timeout=1)
+
+
 @contextmanager
 def session_scope() -> Iterator[Session]:
     """Open a session; commit at the end, or roll back if an exception was raised."""
-    with Session(get_engine(), expire_on_commit=False) as session, session.begin():
-        yield session
-
-
-def get_session() -> Iterator[Session]:
-    """FastAPI dependency: a session that is committed when the route returns."""
-    with session_scope() as session:
+    # Closed for good: a response that is still being sent cannot open it again.
+    session = Session(get_engine(), expire_on_commit=False, close_resets_only=False)
+    with session, session.begin():
         yield session

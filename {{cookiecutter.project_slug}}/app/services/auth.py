@@ -5,7 +5,8 @@ from datetime import timedelta
 from uuid import uuid4
 
 import structlog
-from sqlalchemy import CursorResult, delete, select
+from email_validator import validate_email
+from sqlalchemy import CursorResult, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,7 +18,13 @@ from app.core.security import (
     password_hasher,
     utc_now,
 )
+{% if cookiecutter.use_celery %}
+from app.jobs import cancel_job
+{% endif %}
 from app.models import {{ "Job, " if cookiecutter.use_celery }}RefreshToken, User
+{% if cookiecutter.use_celery %}
+from app.models.job import RUNNING
+{% endif %}
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +42,15 @@ class UserNotFoundError(LookupError):
 
 class WrongPasswordError(Exception):
     """The email address or the password is wrong."""
+
+
+def normalize_email(address: str) -> str:
+    """Return the form in which an email address is stored and looked up.
+
+    Raises:
+        ValueError: It is not an email address.
+    """
+    return validate_email(address.strip(), check_deliverability=False).normalized.lower()
 
 
 def register(session: Session, email: str, password: str) -> User:
@@ -63,7 +79,10 @@ def log_in(session: Session, email: str, password: str) -> tuple[str, str]:
     valid, new_hash = password_hasher.verify_and_update(password, stored_hash)
     if user is None or not valid:
         raise WrongPasswordError
-    user.password_hash = new_hash or user.password_hash
+    _replace_hash(session, user, new_hash or stored_hash)
+{% if not cookiecutter.use_celery %}
+    delete_expired_tokens(session)
+{% endif %}
     return create_access_token(user.id), _add_refresh_token(session, user.id, str(uuid4()))
 
 
@@ -75,7 +94,8 @@ def change_password(session: Session, user: User, password: str, new: str) -> No
     """
     if not password_hasher.verify(password, user.password_hash):
         raise WrongPasswordError
-    set_password(session, user, new)
+    _replace_hash(session, user, password_hasher.hash(new))
+    log_out_everywhere(session, user)
 
 
 def set_password(session: Session, user: User, password: str) -> None:
@@ -89,8 +109,9 @@ def get_user(session: Session, email: str) -> User:
 
     Raises:
         UserNotFoundError: There is none.
+        ValueError: It is not an email address.
     """
-    user = session.scalar(select(User).where(User.email == email.lower()))
+    user = session.scalar(select(User).where(User.email == normalize_email(email)))
     if user is None:
         raise UserNotFoundError
     return user
@@ -107,7 +128,10 @@ def delete_user(session: Session, user: User) -> None:
     """Delete a user with their logins{{ " and jobs" if cookiecutter.use_celery }}."""
     log_out_everywhere(session, user)
 {% if cookiecutter.use_celery %}
-    session.execute(delete(Job).where(Job.owner_id == user.id))
+    is_own = Job.owner_id == user.id
+    for job_id in session.scalars(select(Job.id).where(is_own, Job.status.in_(RUNNING))).all():
+        cancel_job(session, job_id)
+    session.execute(delete(Job).where(is_own))
 {% endif %}
     session.delete(user)
 
@@ -117,10 +141,9 @@ def rotate_tokens(session: Session, token: str) -> tuple[str, str] | None:
 
     A token that was used before may be stolen, so it ends the login.
     """
-    now = utc_now()
-    used = session.scalar(
-        select(RefreshToken).where(RefreshToken.token_hash == hash_token(token)).with_for_update()
-    )
+    now, is_token = utc_now(), RefreshToken.token_hash == hash_token(token)
+    _lock_logins(session, session.scalar(select(RefreshToken.user_id).where(is_token)))
+    used = session.scalar(select(RefreshToken).where(is_token))
     if used is None or used.expires_at <= now:
         return None
     if used.used_at and used.used_at + GRACE < now:
@@ -133,13 +156,15 @@ def rotate_tokens(session: Session, token: str) -> tuple[str, str] | None:
 
 def log_out(session: Session, token: str) -> None:
     """End the login of a refresh token. An unknown token is ignored."""
-    family = select(RefreshToken.family).where(RefreshToken.token_hash == hash_token(token))
-    if found := session.scalar(family):
-        session.execute(delete(RefreshToken).where(RefreshToken.family == found))
+    used = session.scalar(select(RefreshToken).where(RefreshToken.token_hash == hash_token(token)))
+    if used:
+        _lock_logins(session, used.user_id)
+        session.execute(delete(RefreshToken).where(RefreshToken.family == used.family))
 
 
 def log_out_everywhere(session: Session, user: User) -> None:
     """End all logins of a user."""
+    _lock_logins(session, user.id)
     session.execute(delete(RefreshToken).where(RefreshToken.user_id == user.id))
 
 
@@ -148,6 +173,20 @@ def delete_expired_tokens(session: Session) -> int:
     statement = delete(RefreshToken).where(RefreshToken.expires_at <= utc_now())
     result: CursorResult[object] = session.connection().execute(statement)
     return result.rowcount
+
+
+def _lock_logins(session: Session, user_id: int | None) -> None:
+    """Let other changes of the user's logins wait until this transaction ends."""
+    session.execute(update(User).where(User.id == user_id).values(email=User.email))
+
+
+def _replace_hash(session: Session, user: User, new_hash: str) -> None:
+    """Store a hash, provided that the verified one is still current, and lock the logins."""
+    is_current = User.id == user.id, User.password_hash == user.password_hash
+    statement = update(User).where(*is_current).values(password_hash=new_hash)
+    result: CursorResult[object] = session.connection().execute(statement)
+    if not result.rowcount:
+        raise WrongPasswordError
 
 
 def _add_refresh_token(session: Session, user_id: int, family: str) -> str:

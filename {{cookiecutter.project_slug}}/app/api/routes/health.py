@@ -1,27 +1,27 @@
 """Health checks."""
 
+import asyncio
+
+import anyio
+import structlog
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from fastapi import APIRouter, Response
-{% if cookiecutter.use_celery %}
-from kombu.exceptions import OperationalError as BrokerError
-{% endif %}
 from pydantic import BaseModel
-{% if cookiecutter.use_redis %}
-from redis.exceptions import RedisError
-{% endif %}
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
-{% if cookiecutter.use_celery %}
-from app.core.celery import celery_app
-{% endif %}
-from app.core.database import make_engine
-{% if cookiecutter.use_redis %}
-from app.core.redis import get_redis
-{% endif %}
-
+{{ "from app.core.celery import celery_app\n" if cookiecutter.use_celery }}from app.core.config.settings import PROJECT_ROOT
+from app.core.database import get_monitoring_engine
+{{ "from app.core.redis import get_redis\n" if cookiecutter.use_redis }}
+log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/health", tags=["health"])
-# Connections of its own, so that it works when requests use all the others.
-engine = make_engine(timeout=1)
+scripts = ScriptDirectory.from_config(Config(toml_file=PROJECT_ROOT / "pyproject.toml"))
+REVISIONS = {script.revision for script in scripts.walk_revisions()}
+
+
+class PendingMigrationsError(Exception):
+    """The database lacks migrations."""
 
 
 class Readiness(BaseModel):
@@ -31,6 +31,56 @@ class Readiness(BaseModel):
     dependencies: dict[str, str]
 
 
+def check_database() -> None:
+    """Run a query that does nothing."""
+    with get_monitoring_engine().connect() as connection:
+        connection.execute(text("SELECT 1"))
+
+
+def check_migrations() -> None:
+    """Compare the database with the newest migration. A newer version may have migrated it."""
+    with get_monitoring_engine().connect() as connection:
+        applied = set(MigrationContext.configure(connection).get_current_heads())
+    if applied <= REVISIONS and applied != set(scripts.get_heads()):
+        raise PendingMigrationsError("pending: run uv run alembic upgrade head")
+
+
+{% if cookiecutter.use_redis %}
+def check_redis() -> None:
+    """Send a PING."""
+    get_redis().ping()
+
+
+{% endif %}
+{% if cookiecutter.use_celery %}
+def check_broker() -> None:
+    """Connect to the broker."""
+    with celery_app.connection_for_write() as broker:
+        broker.ensure_connection(max_retries=1, interval_start=0, timeout=1)
+
+
+{% endif %}
+{% set checks = ["database", "migrations"] + (["redis"] if cookiecutter.use_redis else []) + (["broker"] if cookiecutter.use_celery else []) %}
+# One thread each: a check that hangs is not started again.
+CHECKS = {
+{% for name in checks %}
+    "{{ name }}": (check_{{ name }}, anyio.CapacityLimiter(1)),
+{% endfor %}
+}
+
+
+async def check(name: str) -> str:
+    """Return the state of a dependency within two seconds."""
+    function, limiter = CHECKS[name]
+    try:
+        with anyio.fail_after(2):
+            await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=limiter)
+    except Exception as error:
+        log.warning("not ready", dependency=name, error=f"{type(error).__name__}: {error}")
+        return str(error) if isinstance(error, PendingMigrationsError) else "down"
+    return "ok"
+
+
 @router.get("/live")
 async def live() -> dict[str, str]:
     """Answer while the process runs, whatever else is down."""
@@ -38,32 +88,10 @@ async def live() -> dict[str, str]:
 
 
 @router.get("/ready", responses={503: {"model": Readiness}})
-def ready(response: Response) -> Readiness:
-    """Answer 200 when requests can succeed, otherwise 503.
-
-    Without Redis the status is "degraded": jobs are accepted, and run later.
-    """
-    states = {"database": "ok"{{ ', "redis": "ok"' if cookiecutter.use_redis }}{{ ', "broker": "ok"' if cookiecutter.use_celery }}}
-    try:
-        with engine.connect() as connection:
-            connection.execute(text("SELECT 1"))
-    except SQLAlchemyError:
-        states["database"] = "down"
-{% if cookiecutter.use_redis %}
-    try:
-        get_redis().ping()
-    except RedisError:
-        states["redis"] = "down"
-{% endif %}
-{% if cookiecutter.use_celery %}
-    try:
-        with celery_app.connection_for_write() as broker:
-            broker.ensure_connection(max_retries=1, interval_start=0, timeout=1)
-    except (BrokerError, OSError):
-        states["broker"] = "down"
-{% endif %}
-    if states["database"] == "down":
-        response.status_code = 503
-        return Readiness(status="unavailable", dependencies=states)
+async def ready(response: Response) -> Readiness:
+    """Answer 200 when requests can succeed, otherwise 503{{ "; without Redis they are \"degraded\"" if cookiecutter.use_redis }}."""
+    states = dict(zip(CHECKS, await asyncio.gather(*map(check, CHECKS)), strict=True))
     status = "ok" if set(states.values()) == {"ok"} else "degraded"
+    if states["database"] != "ok" or states["migrations"] != "ok":
+        response.status_code, status = 503, "unavailable"
     return Readiness(status=status, dependencies=states)

@@ -13,8 +13,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
+ENV_FILE = PROJECT_ROOT / ".env"
+# Names in .env that other programs read.
+OTHERS = ("AWS_", "AZURE_", "COMPOSE_", "DOCKER_", "GOOGLE_")
 
 
 def split_commas(value: Any) -> Any:
@@ -23,7 +27,10 @@ def split_commas(value: Any) -> Any:
 
 
 CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(split_commas)]
-Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+# As browsers send it: without a path, in lower case.
+Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[a-z0-9.:\[\]-]+)$")]
+RateLimit = Annotated[str, Field(pattern=r"^[1-9]\d*/(second|minute|hour|day)$")]
+URL_HINT = "must be like {{ {"sqlite": "sqlite:///file.db", "postgresql": "postgresql+psycopg://user:password@host:5432/name", "mysql": "mysql+pymysql://user:password@host:3306/name"}[cookiecutter.database] }}"
 {% if cookiecutter.use_redis %}
 RedisUrl = Annotated[str, Field(pattern=r"^(rediss?|unix|sentinel)://", repr=False)]
 {% endif %}
@@ -33,7 +40,7 @@ class SettingsGroup(BaseSettings):
     """Variables of the process override the ``.env`` file."""
 
     model_config = SettingsConfigDict(
-        env_file=PROJECT_ROOT / ".env",
+        env_file=ENV_FILE,
         env_ignore_empty=True,
         extra="ignore",
         hide_input_in_errors=True,  # Values may be secrets.
@@ -49,7 +56,8 @@ class AppSettings(SettingsGroup):
     SECRET_KEY: str = Field(min_length=32, repr=False)
     ACCESS_TOKEN_MINUTES: int = Field(default=15, ge=1)
     REFRESH_TOKEN_DAYS: int = Field(default=14, ge=1)
-    LOGIN_RATE_LIMIT: str = "10/minute"
+    LOGIN_RATE_LIMIT: RateLimit = "10/minute"
+    LOGIN_ADDRESS_RATE_LIMIT: RateLimit = "100/minute"
     MAX_BODY_SIZE: int = Field(default=1024 * 1024, ge=1)
     CORS_ORIGINS: Annotated[list[Origin], NoDecode, BeforeValidator(split_commas)] = []
     SENTRY_DSN: str = Field(default="", repr=False)
@@ -69,9 +77,12 @@ class DatabaseSettings(SettingsGroup):
     @field_validator("DATABASE_URL")
     @classmethod
     def _use_driver(cls, value: str) -> str:
-        url = make_url(value)
-        if url.get_backend_name() not in {{ {"sqlite": '("sqlite",)', "postgresql": '("postgres", "postgresql")', "mysql": '("mysql", "mariadb")'}[cookiecutter.database] }}:
-            raise ValueError("must start with {{ {"sqlite": "sqlite:///", "postgresql": "postgresql+psycopg://", "mysql": "mysql+pymysql://"}[cookiecutter.database] }}")
+        try:
+            url = make_url(value)
+        except (ArgumentError, ValueError):
+            raise ValueError(URL_HINT) from None
+        if url.get_backend_name() not in {{ {"sqlite": '("sqlite",)', "postgresql": '("postgres", "postgresql")', "mysql": '("mysql", "mariadb")'}[cookiecutter.database] }}{{ ' or url.database in (None, "", ":memory:")' if cookiecutter.database == "sqlite" }}:
+            raise ValueError(URL_HINT)
         return url.set(drivername="{{ {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}[cookiecutter.database] }}").render_as_string(hide_password=False)
 {% if cookiecutter.use_redis %}
 
@@ -118,7 +129,7 @@ class BackupSettings(SettingsGroup):
     BACKUP_KEEP_AT_LEAST: int = Field(default=3, ge=1)
     # Another user for backups and restores.
     BACKUP_DATABASE_URL: str | None = Field(default=None, repr=False)
-    BACKUP_COPY_URL: str | None = Field(default=None, pattern="^(s3|gs|az|file)://")
+    BACKUP_COPY_URL: str | None = Field(default=None, pattern="^(s3|gs|az|file)://", repr=False)
     BACKUP_AGE_RECIPIENTS: CommaSeparated = []
     BACKUP_AGE_IDENTITY_FILE: Path | None = None
 {% endif %}
@@ -140,15 +151,25 @@ def warn_of_unknown_names(path: Path) -> None:
         known |= set(re.findall(r"^(?:# )?([A-Z]\w*)=", example.read_text(), re.MULTILINE))
     lines = path.read_text().splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
-        name = re.match(r"(?:export\s+)?(\w+)\s*=", line)
-        if name and name[1] not in known:
+        name = re.match(r"\s*(?:export\s+)?(\w+)\s*=", line)
+        if name and name[1].upper() not in known and not name[1].startswith(OTHERS):
             close = [f", did you mean {one}?" for one in get_close_matches(name[1], known, n=1)]
             text = ".env, line %d: %s is not a setting%s"
             logging.getLogger(__name__).warning(text, number, name[1], "".join(close))
 
 
+def describe(error: ValidationError) -> str:
+    """Return one line for each invalid variable."""
+    lines = [f"{detail['loc'][0]}: {detail['msg']}" for detail in error.errors()]
+    if any(line.startswith("SECRET_KEY") for line in lines):
+        lines.append("Make a SECRET_KEY with: openssl rand -hex 32")
+    if not ENV_FILE.exists():
+        lines.append("There is no file .env: copy .env.example and fill in what is empty")
+    return "\n".join(lines)
+
+
 try:
     settings = Settings()
-except ValidationError as error:  # Without a traceback; the message names the variable.
-    raise SystemExit(str(error)) from None
-warn_of_unknown_names(PROJECT_ROOT / ".env")
+except ValidationError as error:
+    raise SystemExit(describe(error)) from None
+warn_of_unknown_names(ENV_FILE)

@@ -3,6 +3,7 @@
 from logging import INFO, basicConfig
 
 from alembic import context
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from app.core.database import make_engine
@@ -14,18 +15,13 @@ engine = make_engine()
 try:
     connection = engine.connect()
 except OperationalError as error:
-    reason = str(error.orig).split("\n")[0]
+    reason = str(error.orig).splitlines()[-1]
     # The password is not part of the text of a URL.
-    raise SystemExit(f"The database does not answer at {engine.url}: {reason}") from None
+    raise SystemExit(f"Cannot connect to {engine.url}: {reason}") from None
 
 with connection:
-    context.configure(
-        connection=connection,
-        target_metadata=Base.metadata,
-        compare_type=True,
-{% if cookiecutter.database == "sqlite" %}
-        render_as_batch=True,  # SQLite alters a table by copying it.
-{% endif %}
-    )
+    context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True)
     with context.begin_transaction():
+        # Another ``alembic upgrade`` waits until this one has ended. The number means nothing.
+        connection.execute(text("SELECT pg_advisory_xact_lock(1347703880)"))
         context.run_migrations()
