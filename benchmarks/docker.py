@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.tables import write
-from tests.docker.stack import ComposeStack
-from tests.harness import DATABASES, bake, wait_for_task
+from tests.harness import DATABASES, ComposeStack, bake, wait_for_task
 
 RUNS = 3
 

@@ -41,6 +41,7 @@ RUNS = 3
 SECONDS = 2
 COUNT = 1000
 NOTIFY = ("POST", "/notify?user_id=1&message=hello")
+SETTINGS = {"JOB_MAX_WAITING_PER_USER": "1000000", "ACCESS_TOKEN_MINUTES": "600"}
 SINK = """
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -74,7 +75,7 @@ def started(project: Path) -> Iterator[Stack]:
     """Yield a stack whose users have logged in: ``stack.tokens``."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        Stack(project, Path(folder), ACCESS_TOKEN_MINUTES="600") as stack,
+        Stack(project, Path(folder), **SETTINGS) as stack,
     ):
         api = stack.start_api()
         tokens = [log_in(api).headers["Authorization"].split()[1] for _ in range(8)]

@@ -5,7 +5,10 @@ The working directory is the new project. Uses the standard library only and sta
 
 import json
 import os
+import re
 import shlex
+import sys
+from contextlib import suppress
 
 # Validated by pre_gen_project.py.
 ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
@@ -32,7 +35,13 @@ PATHS_BY_ANSWER = {
         "app/tasks/example_task.py",
         "docs/tasks.md",
         "migrations/versions/0002_jobs.py",
+        "tests/jobs.py",
         "tests/test_admin.py",
+        "tests/test_backup_task.py",
+        "tests/test_celery.py",
+        "tests/test_jobs.py",
+        "tests/test_schedule.py",
+        "tests/test_tasks.py",
     ],
     "use_redis": [
         "app/core/redis.py",
@@ -57,6 +66,10 @@ PATHS_BY_ANSWER = {
         "app/tasks/backup_database_task.py",
         "docker/mysql-init.sql",
         "docs/backups.md",
+        "tests/backup/__init__.py",
+        "tests/backup/conftest.py",
+        "tests/backup/test_backup.py",
+        "tests/test_backup_task.py",
     ],
     "use_docker": [
         ".dockerignore",
@@ -135,26 +148,71 @@ def write_env():
                 env.write(f"{line[:-1]}{os.urandom(32).hex()}\n" if is_empty else line)
 
 
+def read_git(name):
+    """Return the text of a file in the .git folder of the template, or nothing."""
+    # The name of a template in a folder may be relative to the folder of the shell.
+    template = os.path.join(os.environ.get("PWD", ""), ANSWERS.get("_repo_dir", ""))
+    with (
+        suppress(OSError),
+        open(os.path.join(template, ".git", name), encoding="utf-8", errors="replace") as file,
+    ):
+        return file.read().strip()
+    return ""
+
+
+def template_source():
+    """Return the address of the template, or its folder, without anybody's name or token."""
+    source = ANSWERS["_template"]
+    if ":" not in source:
+        remote = re.search(r'\[remote "origin"\][^[]*?url = (.+)', read_git("config"))
+        folder = os.path.join(os.environ.get("PWD", ""), source)
+        source = remote[1] if remote else os.path.abspath(folder)
+    return re.sub(r"//(?!git@)[^/]*@", "//", source.split("?")[0].removeprefix("git+"))
+
+
+def template_commit():
+    """Return the commit of the template that is checked out, or None."""
+    head = read_git("HEAD")
+    branch = head.removeprefix("ref: ")
+    packed = re.search(rf"^(\w+) {re.escape(branch)}$", read_git("packed-refs"), re.MULTILINE)
+    return (head if head == branch else read_git(branch) or (packed and packed[1])) or None
+
+
+def record_source():
+    """Write into .forge.json where the project is from, for an update."""
+    with open(".forge.json", encoding="utf-8") as file:
+        record = json.load(file)
+    answers = record.pop("cookiecutter")
+    record |= {"forge_source": template_source(), "forge_commit": template_commit()}
+    with open(".forge.json", "w", encoding="utf-8") as file:
+        file.write(json.dumps(record | {"cookiecutter": answers}, indent=2) + "\n")
+
+
 def next_steps():
     """Return the commands that start the project, as text."""
     folder = os.getcwd()
     if os.path.dirname(folder) == os.environ.get("PWD"):  # the shell's current directory
         folder = os.path.basename(folder)
-    commands = [f"cd {shlex.quote(folder)}", "uv sync"]
+    lines = [f"    cd {shlex.quote(folder)}", "    uv sync"]
     if ANSWERS["database"] != "sqlite" and ANSWERS["use_docker"]:
         files = "-f docker-compose.yml -f docker-compose.dev.yml"
-        commands.append(f"docker compose {files} up -d --wait db")
-    commands += ["uv run alembic upgrade head", "uv run python -m dev"]
-    lines = [f"The project is in {folder}/. Next:", "", *(f"    {line}" for line in commands), ""]
-    if ANSWERS["database"] != "sqlite":
-        lines += [
-            f"{'Without Docker' if ANSWERS['use_docker'] else 'Before the migrations'}, create the "
-            "database as README.md says, or set DATABASE_URL in .env to one that exists.",
-            "",
-        ]
-    return "\n".join([*lines, "README.md in the project explains the rest."])
+        lines.append(f"    docker compose {files} up -d --wait db")
+    elif ANSWERS["database"] != "sqlite":
+        lines.append("    # Create the database as README.md says, or set DATABASE_URL in .env.")
+    lines.append("    uv run python -m dev")
+    text = "\n".join(lines)
+    return f"\nThe project is in {folder}/. Next:\n\n{text}\n\nREADME.md explains the rest.\n"
+
+
+def show(text):
+    """Write a text to standard output, if possible: Cookiecutter deletes the project on an error."""
+    encoding = sys.stdout.encoding if sys.stdout else "utf-8"
+    with suppress(OSError):
+        os.write(1, text.encode(encoding, "backslashreplace"))
 
 
 prune()
 write_env()
-print(f"\n{next_steps()}")
+record_source()
+if "_output_dir" in ANSWERS:  # cruft sets none: it generates to compare.
+    show(next_steps())

@@ -6,103 +6,71 @@ them are validated here. The answers arrive as JSON text: no answer is executed.
 
 import json
 import keyword
+import os
 import re
-import shlex
 import sys
+from contextlib import suppress
 
 # tojson escapes quotes, so that no answer can end this string.
 ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 
-# The same as in cookiecutter.json; tests/bake/test_answers.py compares them.
+# The same as in cookiecutter.json; tests/bake/test_template.py compares them.
 CHOICES = {
     "python_version": ["3.14", "3.13", "3.12"],
     "database": ["sqlite", "postgresql", "mysql"],
 }
 BOOLEANS = ["use_celery", "use_redis", "use_backup", "use_docker", "use_monitoring"]
+TEXTS = ["project_name", "description", "author_name"]
 # Control characters, and halves of a surrogate pair, which no encoding can hold.
 NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-TEXTS = ["project_name", "description", "author_name"]
 
-# Distributions that a project may depend on directly: a project of the same name would depend on
-# itself. tests/bake/test_answers.py compares them with the generated pyproject.toml files.
-DEPENDENCIES = [
-    "alembic",
-    "asgi-correlation-id",
-    "celery",
-    "celery-types",
-    "cryptography",
-    "email-validator",
-    "fakeredis",
-    "fastapi",
-    "fastapi-offline",
-    "flower",
-    "httpx2",
-    "isal",
-    "kombu",
-    "limits",
-    "mypy",
-    "obstore",
-    "opentelemetry-api",
-    "prometheus-client",
-    "psycopg",
-    "pwdlib",
-    "pydantic",
-    "pydantic-settings",
-    "pyjwt",
-    "pymysql",
-    "pyrage",
-    "pytest",
-    "python-dotenv",
-    "python-multipart",
-    "redis",
-    "rich",
-    "ruff",
-    "sentry-sdk",
-    "sqlalchemy",
-    "structlog",
-    "typer",
-    "types-pymysql",
-    "types-zxcvbn",
-    "uvicorn",
-    "watchfiles",
-    "zxcvbn",
-]
-
-# The database and its user are named after the project; servers have these already.
-SYSTEM_DATABASES = [
-    "information-schema",
-    "mysql",
-    "none",
-    "performance-schema",
-    "postgres",
-    "public",
-    "root",
-    "sys",
-    "template0",
-    "template1",
-]
+# What uv locks for a project, by answer: a package of the same name would depend on itself.
+# tests/run/test_names.py compares it with the lock files of generated projects.
+PACKAGES = {
+    "always": """
+        alembic annotated-doc annotated-types anyio argon2-cffi argon2-cffi-bindings
+        asgi-correlation-id ast-serialize certifi cffi click colorama deprecated dnspython
+        email-validator fastapi h11 honcho httpcore2 httptools httpx2 httpx2-jsfetch idna iniconfig
+        librt limits mako markdown-it-py markupsafe mdurl mypy mypy-extensions opentelemetry-api
+        packaging pathspec pluggy pwdlib pycparser pydantic pydantic-core pydantic-settings
+        pygments pyjwt pytest python-dotenv python-multipart pyyaml rich ruff sentry-sdk
+        shellingham sqlalchemy starlette structlog truststore typer typing-extensions
+        typing-inspection urllib3 uvicorn uvloop watchfiles websockets wrapt""",
+    "use_celery": """
+        amqp async-timeout billiard celery celery-types click-didyoumean click-plugins click-repl
+        fakeredis flower greenlet humanize itsdangerous jinja2 kombu lupa prometheus-client
+        prompt-toolkit python-dateutil pytz redis six sortedcontainers starlette-admin tornado
+        tzdata tzlocal vine wcwidth""",
+    "use_redis": "async-timeout fakeredis lupa redis sortedcontainers",
+    "use_backup": "isal obstore pyrage",
+    "use_monitoring": "prometheus-client prometheus-fastapi-instrumentator",
+    "postgresql": "psycopg psycopg-binary tzdata",
+    "mysql": "cryptography pymysql types-pymysql",
+}
+# Words that Python or a YAML file would read as something else, and the package of the project.
+RESERVED = ["app", "false", "n", "no", "null", "off", "on", "true", "y", "yes", *keyword.kwlist]
 
 
-# The longest name of a user: https://dev.mysql.com/doc/refman/8.4/en/user-names.html and
-# https://www.postgresql.org/docs/current/limits.html
-LONGEST_SLUG = {"mysql": 32, "postgresql": 63, "sqlite": 63}
+def packages_of(answers):
+    """Return the packages that a project with these answers installs."""
+    reasons = ["always", answers["database"], *(name for name in BOOLEANS if answers[name])]
+    return {package for reason in reasons for package in PACKAGES.get(reason, "").split()}
 
 
-def validate_slug(slug, database):
-    """Return what is wrong with a slug, or None."""
+def validate_slug(answers):
+    """Return what is wrong with the slug, or None."""
+    slug = answers["project_slug"]
     if not isinstance(slug, str) or not re.fullmatch(r"[a-z][a-z0-9_-]*(?<![_-])", slug):
         rule = (
             "must start with a lowercase letter, contain only lowercase letters, digits, - and _, "
             "and end with a letter or digit"
         )
-    elif len(slug) > LONGEST_SLUG[database]:
-        rule = f"must have at most {LONGEST_SLUG[database]} characters with {database}"
-    elif keyword.iskeyword(slug) or slug in ("app", "true", "false", "null"):
+    elif len(slug) > 63:
+        rule = "must have at most 63 characters"
+    elif slug in RESERVED:
         rule = "must not be a keyword of Python or YAML, or app"
-    elif re.sub(r"[_-]+", "-", slug) in DEPENDENCIES:
+    elif re.sub(r"[_-]+", "-", slug) in packages_of(answers):
         rule = "must not be the name of a package that the project uses"
-    elif re.sub(r"[_-]+", "-", slug) in SYSTEM_DATABASES or re.match("pg[_-]", slug):
-        rule = "must not be a name that a server reserves, or begin like PostgreSQL's own roles"
     else:
         return None
     return f"project_slug {rule}, not {slug!r}"
@@ -123,33 +91,16 @@ def validate_answers(answers):
                 f"{name} must be true or false, not {answers[name]!r} "
                 "(Cookiecutter before 2.7 passes text: upgrade it)"
             )
-    return validate_slug(answers["project_slug"], answers["database"])
+    return validate_slug(answers)
 
 
-def command_with_answers(answers):
-    """Return the command that asks again, with the answers other than the slug as defaults.
-
-    Texts with braces are left out, since Cookiecutter would render them as Jinja.
-    """
-    kept = [
-        shlex.quote(f"{name}={answers[name]}")
-        for name in TEXTS + list(CHOICES) + BOOLEANS
-        if "{" not in str(answers[name])
-    ]
-    template = shlex.quote(str(answers.get("_template", "gh:org/forge")))
-    return " ".join(["cookiecutter", template, *kept])
-
-
-message = validate_answers(ANSWERS)
-if message:
-    print(f"forge: {message}", file=sys.stderr)
-    if message.startswith("project_slug") and sys.stdin and sys.stdin.isatty():
-        print(f"To keep the other answers: {command_with_answers(ANSWERS)}", file=sys.stderr)
-    sys.exit(1)
+if message := validate_answers(ANSWERS):
+    sys.exit(f"forge: {message}")
 
 # Jinja runs this expression while the hook itself is rendered; files that are rendered afterwards
 # see the change, however the answers arrived.
 # {% if cookiecutter.use_celery is sameas true and cookiecutter.use_redis is sameas false %}
 # {{ cookiecutter.update({"use_redis": true}) }}
-print("forge: Celery needs Redis, so use_redis is now yes.")
+with suppress(OSError):  # Standard output may be closed or full.
+    os.write(1, b"forge: Celery needs Redis, so use_redis is now yes.\n")
 # {% endif %}

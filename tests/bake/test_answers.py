@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -311,3 +312,28 @@ def test_next_steps_lead_to_a_database(
     starts_one = any(step.startswith("docker compose") for step in steps_of(result))
     assert starts_one == (use_docker == "yes")
     assert "DATABASE_URL" in result.stdout
+
+
+@pytest.mark.parametrize("stdout", ["closed pipe", "full disk", "cp1252", "none"])
+def test_a_message_that_cannot_be_printed_does_not_matter(
+    home: Path, tmp_path: Path, stdout: str
+) -> None:
+    """Cookiecutter deletes the project when a hook fails."""
+    output = tmp_path / "出力"
+    arguments = ["-o", str(output), "--no-input", "use_redis=no"]  # both hooks print something
+    command = shlex.join([sys.executable, "-m", "cookiecutter", str(TEMPLATE), *arguments])
+    redirections = {"closed pipe": "> >(:)", "full disk": ">/dev/full", "none": ">&-"}
+    # The pipe's other end is closed once its process, the last one in the background, has ended.
+    script = f"exec {redirections.get(stdout, '')}; wait $!; exec {command}"
+    result = subprocess.run(
+        ["bash", "-c", script],
+        env=os.environ | {"HOME": str(home), "TMPDIR": str(home), "PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert (output / "my-api/.forge.json").exists()
+    assert (output / "my-api/.env").read_text()
+    if stdout == "cp1252":
+        assert rb"\u51fa\u529b/my-api" in result.stdout

@@ -16,8 +16,7 @@ import httpx
 import pytest
 
 from tests.conftest import Bake
-from tests.docker.stack import ComposeStack, require_docker
-from tests.harness import Answers, wait_for_task, wait_until
+from tests.harness import Answers, ComposeStack, require_docker, wait_for_task, wait_until
 
 # Answers, and servers other than the default ones.
 STACKS: dict[str, tuple[Answers, dict[str, str]]] = {

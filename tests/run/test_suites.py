@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Bake
-from tests.docker.stack import require_docker
-from tests.harness import Answers, install, name_of, project_environment, run_suite, skip_or_fail
+from tests.harness import (
+    Answers,
+    install,
+    name_of,
+    project_environment,
+    require_docker,
+    run_suite,
+    skip_or_fail,
+)
 
 # Every database with {nothing, Redis, Celery}, the other answers in turn; each Python at least twice.
 # The default answers are tested further down, file by file and on the newest Python.

@@ -1,68 +1,100 @@
 """Start everything for development: ``uv run python -m dev``. Ctrl-C stops it."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 {% if cookiecutter.use_redis %}
 from urllib.parse import urlsplit
 {% endif %}
 
-from honcho.manager import Manager
+from watchfiles import PythonFilter, watch
+
+from dev.processes import PORTS, PROCESSES, run_processes
 
 ROOT = Path(__file__).parents[1]
-PORT = int(os.environ.get("PORT", "8000"))
+
+
+def answers(host: str, port: int) -> bool:
+    """Return whether a server listens at the address."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+{% if cookiecutter.use_redis %}
+
+
+def start_redis() -> list[subprocess.Popen[bytes]]:
+    """Start a Redis server where a setting names one of this machine that does not run."""
+    from app.core.config.settings import settings
+
+    urls = {"REDIS_URL": settings.redis.REDIS_URL}
 {% if cookiecutter.use_celery %}
-FLOWER_PORT = int(os.environ.get("FLOWER_PORT", "5555"))
-CELERY = f"{sys.executable} -m celery -A app.core.celery.celery_app"
+    urls["CELERY_BROKER_URL"] = settings.celery.CELERY_BROKER_URL
+    urls["CELERY_RESULT_BACKEND"] = settings.celery.CELERY_RESULT_BACKEND
+{% endif %}
+    started: dict[int, subprocess.Popen[bytes]] = {}
+    for name, url in urls.items():
+        parts = urlsplit(url)
+        host, port = parts.hostname or "localhost", parts.port or 6379
+        if parts.scheme not in ("redis", "rediss") or port in started or answers(host, port):
+            continue
+        if parts.scheme == "rediss" or host not in ("localhost", "127.0.0.1", "::1"):
+            sys.exit(f"{name}: no Redis server answers at {host}:{port}.")
+        print(f"{name}: no Redis server answers at {host}:{port}, so one is started.", flush=True)
+        command = [sys.executable, "-m", "dev.redis", str(port)]
+        started[port] = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    return list(started.values())
 {% endif %}
 
 
-def answers(address: tuple[str, int]) -> bool:
-    """Return whether a server listens at the address."""
-    with socket.socket() as client:
-        client.settimeout(1)
-        return client.connect_ex(address) == 0
+def start_processes() -> SpawnProcess:
+    """Start the processes, in a new interpreter that loads the code as it is now."""
+    processes = get_context("spawn").Process(target=run_processes)
+    processes.start()
+    return processes
 
 
-def main() -> int:
-    """Apply the migrations, then run the processes until one ends."""
+def main() -> None:
+    """Apply the migrations, then run the processes. A change of the code or of .env restarts them."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # As Ctrl-C.
     os.chdir(ROOT)
     os.environ["PYTHONUNBUFFERED"] = "1"
-    print(f"Starting the API at http://localhost:{PORT}/docs", flush=True)
+    docs = f"http://localhost:{PORTS['PORT']}/docs"
+    print(f"Starting {', '.join(PROCESSES)}. The API will be at {docs}", flush=True)
     if not Path(".env").exists() and "SECRET_KEY" not in os.environ:
-        sys.exit("There is no .env file: copy .env.example and fill in its empty values.")
-    for name, port in {"PORT": PORT{{ ', "FLOWER_PORT": FLOWER_PORT' if cookiecutter.use_celery }}}.items():
-        if answers(("127.0.0.1", port)):
+        sys.exit("There is no .env: cp .env.example .env, and fill in its empty values.")
+    for name, port in PORTS.items():
+        if answers("127.0.0.1", int(port)):
             sys.exit(f"Port {port} is in use. Stop what uses it, or set another {name}.")
-{% if cookiecutter.use_redis %}
-
-    from app.core.config.settings import settings  # Reads .env.
-{% endif %}
-
     if subprocess.run([sys.executable, "-m", "alembic", "upgrade", "head"]).returncode:
-        return 1
-    manager = Manager()
+        sys.exit(1)
+    paths = [path for path in ("app", ".env") if Path(path).exists()]
 {% if cookiecutter.use_redis %}
-    url = urlsplit(settings.redis.REDIS_URL)
-    redis = (url.hostname or "localhost", url.port or 6379)
-    if not answers(redis):
-        print(f"No Redis answers at {redis[0]}:{redis[1]}: fakeredis replaces it.", flush=True)
-        manager.add_process("redis", f"{sys.executable} -m dev.redis {redis[1]}")
+    servers = start_redis()
 {% endif %}
-    uvicorn = f"{sys.executable} -m uvicorn app.main:app --reload --reload-dir app --port {PORT}"
-    manager.add_process("api", uvicorn)
-{% if cookiecutter.use_celery %}
-    for name in ("worker", "beat"):
-        # After an error, such as one of syntax, it waits for the next change.
-        watch = f"{sys.executable} -m watchfiles --filter python"
-        manager.add_process(name, f"{watch} '{CELERY} {name} --loglevel=info' app")
-    manager.add_process("flower", f"{CELERY} flower --port={FLOWER_PORT}")
+    processes = start_processes()
+    try:
+        for _changes in watch(*paths, watch_filter=PythonFilter(extra_extensions=[".env"])):
+            processes.terminate()
+            processes.join()
+            processes = start_processes()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        processes.terminate()
+        processes.join()
+{% if cookiecutter.use_redis %}
+        for server in servers:
+            server.terminate()
 {% endif %}
-    manager.loop()
-    return manager.returncode or 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,5 +1,4 @@
-{% set name = cookiecutter.project_slug | replace("-", "_") %}
--- Runs once, when the volume of the database is empty. A backup is restored into a database beside
--- the live one, which is then kept as another one.
-GRANT ALL ON `{{ name | replace("_", "\\_") }}\_restore\_%`.* TO '{{ name }}'@'%';
-GRANT ALL ON `{{ name | replace("_", "\\_") }}\_old\_%`.* TO '{{ name }}'@'%';
+{% from "names.jinja" import name with context %}
+-- Runs once, when the volume of the database is empty. A backup is restored and verified in a
+-- database beside the live one, whose name begins with the same word.
+GRANT ALL ON `{{ name | replace("_", "\\_") }}\_%`.* TO '{{ name }}'@'%';

@@ -4,23 +4,13 @@
 folder, ``copies`` the off-site copies, ``database`` what is particular to it.
 """
 
-from app.backup.errors import BackupError, BusyError, DifferentError, InvalidBackupError
-from app.backup.operations import (
-    create_backup,
-    drop_old,
-    prune_backups,
-    restore_backup,
-    verify_backup,
-)
+from app.backup.errors import BackupError, InvalidBackupError
+from app.backup.operations import create_backup, restore_backup, verify_backup
 
 __all__ = [
     "BackupError",
-    "BusyError",
-    "DifferentError",
     "InvalidBackupError",
     "create_backup",
-    "drop_old",
-    "prune_backups",
     "restore_backup",
     "verify_backup",
 ]

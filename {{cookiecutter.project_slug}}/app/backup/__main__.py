@@ -1,4 +1,4 @@
-"""Back up and restore the project's database."""
+"""Back up and restore the project's database. Exit codes: 0 done, 1 error, 2 usage, 3 busy."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from app.backup import BackupError, copies, database, files, operations
+from app.backup.errors import BusyError
 from app.core.config.settings import settings
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -23,23 +24,33 @@ Days = Annotated[int, typer.Option(min=1, help="Age in days from which backups a
 def create(wait: Wait = 0.0) -> None:
     """Make a backup, delete old ones, and copy it off-site."""
     made = operations.create_backup(settings.backup.BACKUP_RETENTION_DAYS, wait)
-    _warn(made["notes"])
-    print(json.dumps(made, indent=2))
+    _warn(made.notes)
+    print(made.model_dump_json(indent=2))
 
 
 @app.command(name="list")
-def list_() -> None:
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
     """Show the backups and the copies of this database, the newest first."""
-    local = files.list_backups(database.name())
-    _print(local, "local")
-    here = {manifest.file for manifest in local}
-    _print([one for one in copies.list_copies(database.name()) if one.file not in here], "copy")
+    found = {"local": files.list_backups(database.name())}
+    if not as_json:  # These are shown even if the store does not answer.
+        _print(found["local"], "local")
+    here = {manifest.file for manifest in found["local"]}
+    found["copy"] = [one for one in copies.list_copies(database.name()) if one.file not in here]
+    if as_json:
+        rows = [
+            {"place": key, **one.model_dump(mode="json")} for key in found for one in found[key]
+        ]
+        print(json.dumps(rows, indent=2))
+    else:
+        _print(found["copy"], "copy")
 
 
 @app.command()
 def verify(file: File = None, foreign: Foreign = False, wait: Wait = 0.0) -> None:
     """Restore a backup beside the live database, check it, and remove it again."""
-    print(f"{operations.verify_backup(file, foreign=foreign, wait=wait)['file']} restores")
+    print(f"{operations.verify_backup(file, foreign=foreign, wait=wait).file} restores")
 
 
 @app.command()
@@ -98,4 +109,5 @@ if __name__ == "__main__":
     try:
         app()
     except (BackupError, OSError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(3 if isinstance(error, BusyError) else 1)

@@ -1,9 +1,12 @@
 """Create, verify, restore and prune."""
 
-import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from isal import igzip_threaded
 
 from app.backup import copies, database, files
 from app.backup.errors import BackupError, DifferentError, InvalidBackupError
@@ -11,48 +14,46 @@ from app.backup.files import Manifest
 from app.core.config.settings import settings
 
 
-def create_backup(retention_days: int | None = None, wait: float = 0) -> dict[str, Any]:
-    """Make a backup, check it, delete old ones, and copy it off-site; return its manifest.
+def create_backup(retention_days: int | None = None, wait: float = 0) -> Manifest:
+    """Make a backup, check it, delete old ones, and copy it off-site.
 
     Raises:
         BackupError: There is no new backup, or no off-site copy of it.
     """
     with database.locked(wait):
-        source, server = database.name(), database.server()
-        name = f"{source}_backup_{files.stamp()}{database.SUFFIX}"
-        with files.partial_file(name) as partial:
-            # Level 4 takes half the time of gzip's 6; the file is 4 % larger.
-            with gzip.open(partial, "wb", 4) as packed:
+        name, server, started = database.name(), database.server(), files.now()
+        known = [one.sequence + 1 for one in files.list_backups(name, server)]
+        with files.partial_file(name, server, "backup") as partial:
+            with igzip_threaded.open(partial, "wb", compresslevel=1) as packed:
                 facts = database.dump(packed)
+            path = Path(partial.name)
             manifest = Manifest(
-                file=name,
-                database=source,
+                file=files.new_name(name, started, database.SUFFIX),
+                database=name,
                 server=server,
-                created_at=files.now(),
-                sha256=files.checksum(partial),
-                size=partial.stat().st_size,
+                created_at=started,
+                sequence=max([int(started.timestamp() * 1000), *known]),
+                sha256=files.checksum(path),
+                size=path.stat().st_size,
                 **facts,
             )
             files.publish(partial, manifest)
         if retention_days is not None:
             _prune(retention_days)
-        copies.copy_missing(files.list_backups(source))
+        copies.copy_missing(files.list_backups(name, server))
         if retention_days is not None:
-            copies.prune(source, server, retention_days)
-        return files.read_manifest(manifest.path).model_dump(mode="json")
+            copies.prune(name, server, retention_days)
+        return files.read_manifest(manifest.path)
 
 
-def verify_backup(
-    path: Path | None = None, *, foreign: bool = False, wait: float = 0
-) -> dict[str, Any]:
+def verify_backup(path: Path | None = None, *, foreign: bool = False, wait: float = 0) -> Manifest:
     """Restore a backup (the newest by default) into a side database, compare it, and remove it."""
     with database.locked(wait):
         manifest = _find(path, foreign)
-        side = _restore_beside(manifest, "verify")
-        database.drop(side)
+        database.drop(_restore_beside(manifest, "verify"))
         manifest.verified_at = files.now()
         files.write_manifest(manifest)
-        return manifest.model_dump(mode="json")
+        return manifest
 
 
 def restore_backup(
@@ -81,13 +82,10 @@ def restore_backup(
             lines += database.by_hand(side, old, manifest)
             head = f"not swapped; {manifest.file} is restored and verified as {side}. Different:"
             raise DifferentError("\n  ".join([head, *lines]))
-        try:
+        with _dropped_on_error(side):
             if not confirm(manifest):
                 raise BackupError("not confirmed: the live database was not touched")
             database.swap(side, old)
-        except BaseException:
-            database.drop(side)
-            raise
         return old if old in database.sides("old") else None
 
 
@@ -108,8 +106,13 @@ def drop_old(confirm: Callable[[str], bool], wait: float = 0) -> list[str]:
 
 
 def _prune(days: int) -> list[str]:
-    backups = files.list_backups(database.name())
-    old = files.expired(backups, database.server(), days)
+    """Delete local backups that are too old, but not the newest that pass their check."""
+    backups = files.list_backups(database.name(), database.server())
+    if not (old := files.expired(backups, days)):
+        return []
+    good = (one.file for one in backups if files.is_good(one))
+    kept = set(islice(good, settings.backup.BACKUP_KEEP_AT_LEAST))
+    old = [one for one in old if one.file not in kept]
     for manifest in old:
         files.delete(manifest)
     return [manifest.file for manifest in old]
@@ -119,24 +122,24 @@ def _find(path: Path | None, foreign: bool) -> Manifest:
     """Return the manifest of a backup, the newest by default; download it if it is not here."""
     name = database.name()
     if path is None:
-        known = files.list_backups(name) or copies.list_copies(name)
+        # Who can write to the store can run SQL: it is asked when there is nothing else.
+        known = files.list_backups(name, database.server())
+        known = known or [*files.list_backups(name), *copies.list_copies(name)]
         if not known:
             raise InvalidBackupError("there is no good backup: create one")
-        ours = [manifest for manifest in known if manifest.server == database.server()]
-        path = (ours or known)[0].path
+        path = known[0].path
     if not path.exists() and path.name == str(path):
         path = settings.backup.BACKUP_DIR / path
     if not path.exists() and settings.backup.BACKUP_COPY_URL:
-        copies.download(path.name)
-        path = settings.backup.BACKUP_DIR / path.name
+        path = copies.download(path.name)
     manifest = files.read_manifest(path)
     if manifest.database != name and not foreign:
         raise InvalidBackupError(
             f"{path.name} is a backup of the database {manifest.database}:"
             " add --foreign if that is what you want"
         )
-    if files.checksum(path) != manifest.sha256:
-        raise InvalidBackupError(f"{path.name} has another checksum than its manifest")
+    if not files.is_good(manifest):
+        raise InvalidBackupError(f"{path.name} is damaged: use another backup")
     return manifest
 
 
@@ -150,6 +153,16 @@ def _refuse_if_in_use(manifest: Manifest) -> None:
         )
 
 
+@contextmanager
+def _dropped_on_error(side: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with suppress(BackupError):  # Report the first error; the next run removes what is left.
+            database.drop(side)
+        raise
+
+
 def _restore_beside(manifest: Manifest, kind: str) -> str:
     """Restore into a side database, compare it with the manifest, and return its name.
 
@@ -158,14 +171,11 @@ def _restore_beside(manifest: Manifest, kind: str) -> str:
     for name in {*database.sides("verify"), *database.sides(kind)}:
         database.drop(name)
     side = database.side_name(kind)
-    try:
-        with gzip.open(manifest.path) as source:
+    with _dropped_on_error(side):
+        with files.reading(manifest.path) as source:
             found = database.load(side, source, manifest)
         for key, value in found.items():
             _compare(manifest, key, getattr(manifest, key), value)
-    except BaseException:
-        database.drop(side)
-        raise
     return side
 
 
@@ -175,5 +185,5 @@ def _compare(manifest: Manifest, key: str, expected: Any, found: Any) -> None:
         expected, found = [{name: rows.get(name) for name in names} for rows in (expected, found)]
     if expected != found:
         raise InvalidBackupError(
-            f"{manifest.file} restores to other {key} than it says: {found}, not {expected}"
+            f"{manifest.file} does not match its manifest; {key}: {found}, not {expected}"
         )

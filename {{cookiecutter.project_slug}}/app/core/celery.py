@@ -52,7 +52,7 @@ celery_app.conf.update(
     task_serializer=settings.celery.CELERY_TASK_SERIALIZER,
     result_serializer=settings.celery.CELERY_RESULT_SERIALIZER,
     accept_content=["json"],  # Unpickling a message can execute code.
-    timezone=settings.celery.CELERY_TIMEZONE,
+    timezone=str(settings.celery.CELERY_TIMEZONE),
     enable_utc=settings.celery.CELERY_ENABLE_UTC,
     worker_concurrency=settings.celery.CELERY_WORKER_CONCURRENCY,
     task_soft_time_limit=settings.celery.CELERY_TASK_SOFT_TIME_LIMIT,

@@ -5,6 +5,9 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from sqlite3 import Connection
+{% if cookiecutter.use_celery %}
+from typing import Any
+{% endif %}
 
 from sqlalchemy import {{ "DateTime, " if cookiecutter.use_celery }}Engine, MetaData, create_engine, event{{ ", func" if cookiecutter.use_celery }}, make_url
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -57,6 +60,14 @@ def make_engine(timeout: int | None = None) -> Engine:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
+{% if cookiecutter.use_celery %}
+
+    @event.listens_for(engine, "savepoint")
+    def begin(connection: Any, *_: object) -> None:
+        # Outside a transaction, to release a savepoint is to commit.
+        if not connection.connection.dbapi_connection.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+{% endif %}
 
     return engine
 

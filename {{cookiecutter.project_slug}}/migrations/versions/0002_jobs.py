@@ -37,14 +37,14 @@ def upgrade() -> None:
         sa.Column("worker", sa.String(length=255), nullable=True),
         sa.Column("created_at", timestamp, nullable=False),
         sa.Column("due_at", timestamp, nullable=False),
-        sa.Column("published_at", timestamp, nullable=True),
+        sa.Column("resend_after", timestamp, nullable=True),
         sa.Column("started_at", timestamp, nullable=True),
         sa.Column("deadline", timestamp, nullable=True),
         sa.Column("finished_at", timestamp, nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_jobs"),
         sa.UniqueConstraint("unique_key", name="uq_jobs_unique_key"),
     )
-    op.create_index("ix_jobs_status", "jobs", ["status", "published_at", "due_at"])
+    op.create_index("ix_jobs_status", "jobs", ["status", "resend_after", "due_at"])
     op.create_index("ix_jobs_owner_id", "jobs", ["owner_id", "created_at", "id"])
     op.create_index("ix_jobs_finished_at", "jobs", ["finished_at"])
     op.create_table(

@@ -9,6 +9,9 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
+{% if cookiecutter.use_celery %}
+from zoneinfo import ZoneInfo
+{% endif %}
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -104,7 +107,7 @@ class CelerySettings(SettingsGroup):
     CELERY_RESULT_BACKEND: RedisUrl = "redis://localhost:6379/2"
     CELERY_TASK_SERIALIZER: Literal["json"] = "json"
     CELERY_RESULT_SERIALIZER: Literal["json"] = "json"
-    CELERY_TIMEZONE: str = "UTC"
+    CELERY_TIMEZONE: ZoneInfo = ZoneInfo("UTC")
     CELERY_ENABLE_UTC: bool = True
     CELERY_WORKER_CONCURRENCY: int = Field(default=4, ge=1)
     CELERY_TASK_SOFT_TIME_LIMIT: int = Field(default=5 * 60, ge=1)

@@ -1,6 +1,5 @@
-"""Generate, install, start and stop projects: what all tests and benchmarks share."""
+"""Start and stop a project's processes and the servers that they need, on free ports."""
 
-import itertools
 import json
 import os
 import pwd
@@ -9,61 +8,19 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import httpx
 import psutil
-import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-TEMPLATE = Path(__file__).parents[1]
-PROJECT = TEMPLATE / "{{cookiecutter.project_slug}}"
-DATABASES = ("sqlite", "postgresql", "mysql")
-BOOLEANS = ("use_celery", "use_redis", "use_backup", "use_docker")
-
-Answers = dict[str, str | bool]
-
-
-def combinations() -> list[Answers]:
-    """Return all 48 combinations of the answers that choose features."""
-    return [
-        {"database": database} | dict(zip(BOOLEANS, flags, strict=True))
-        for database in DATABASES
-        for flags in itertools.product([True, False], repeat=len(BOOLEANS))
-    ]
-
-
-def name_of(answers: Answers) -> str:
-    """Return a short name for a combination, such as ``mysql-celery-redis``."""
-    on = [name.removeprefix("use_") for name in BOOLEANS if answers.get(name, True)]
-    return "-".join([str(answers.get("database", "sqlite")), *on])
-
-
-def skip_or_fail(reason: str) -> NoReturn:
-    """Skip a test that needs something that this machine lacks. With CI=1 the test fails."""
-    if os.environ.get("CI"):
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
-
-
-def find_program(*names: str, install: str) -> str:
-    """Return the path of the first program that exists; skip the test when there is none.
-
-    Debian keeps the servers of PostgreSQL and MariaDB off PATH.
-    """
-    folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), "/usr/sbin"]
-    path = os.pathsep.join([os.environ["PATH"], *map(str, folders)])
-    for name in names:
-        if found := shutil.which(name, path=path):
-            return found
-    skip_or_fail(f"{names[0]} is not installed: {install}")
+from tests.harness.bake import find_program, project_environment, run
 
 
 def free_port() -> int:
@@ -97,103 +54,6 @@ def wait_until(
             raise AssertionError(f"{message} after {seconds:g} s")
         time.sleep(every)
     return value
-
-
-# Generate and install
-
-
-def generate(
-    output: Path, *arguments: str | Path, home: Path | None = None, input: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """Run the ``cookiecutter`` command with the template, as a user does.
-
-    ``home`` gets Cookiecutter's replay and temporary files; a folder that is removed by default.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        home = home or Path(temporary)
-        return subprocess.run(
-            [sys.executable, "-m", "cookiecutter", TEMPLATE, "-o", output, *arguments],
-            env=os.environ | {"HOME": str(home), "TMPDIR": str(home)},
-            input=input,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-
-def bake(output: Path, **answers: str | bool) -> Path:
-    """Generate a project outside pytest-cookies and return its folder."""
-    answers = {"project_slug": "my-api"} | answers
-    result = generate(output, "--no-input", *(f"{name}={text}" for name, text in answers.items()))
-    assert result.returncode == 0, result.stderr
-    return output / str(answers["project_slug"])
-
-
-def project_environment(project: Path, **changes: str) -> dict[str, str]:
-    """Return the environment for a project's commands, with its programs first on PATH.
-
-    What would point them at the environment of these tests is left out.
-    """
-    ours = ("VIRTUAL_ENV", "PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "PYTHONDONTWRITEBYTECODE")
-    # Not items(): pytest changes PYTEST_CURRENT_TEST in another thread meanwhile.
-    kept = {
-        name: os.environ[name]
-        for name in list(os.environ)
-        if name not in ours and not name.startswith(("PYTEST_", "UV_RUN_"))
-    }
-    return kept | {"PATH": f"{project}/.venv/bin:{os.environ['PATH']}"} | changes
-
-
-def run(
-    *command: str | Path, cwd: Path, env: dict[str, str] | None = None, timeout: float = 600
-) -> str:
-    """Run a program and return its output.
-
-    Raises:
-        AssertionError: it ended with another exit code than 0.
-    """
-    result = subprocess.run(
-        command,
-        cwd=cwd,
-        env=env or project_environment(cwd),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    if result.returncode:
-        text = " ".join(map(str, command))
-        raise AssertionError(f"{text}: {result.returncode}\n{result.stdout}\n{result.stderr}")
-    return result.stdout
-
-
-def uv() -> str:
-    """Return the path of uv."""
-    return os.environ.get("UV") or find_program("uv", install="python3 -m pip install uv")
-
-
-def install(project: Path, python: str | None = None, *options: str) -> None:
-    """Install a project as its owner does, with a certain Python such as ``3.12`` if one is given.
-
-    The test is skipped when this machine does not have that Python.
-    """
-    if python:
-        find = [uv(), "python", "find", "--no-project", "--no-python-downloads", python]
-        if subprocess.run(find, capture_output=True, check=False).returncode:
-            skip_or_fail(f"Python {python} is not installed: uv python install {python}")
-        options = ("--python", python, *options)
-    run(uv(), "sync", "--quiet", *options, cwd=project)
-
-
-def run_suite(project: Path, *arguments: str, timeout: float = 900) -> str:
-    """Run the tests of an installed project and return their output. In CI none may be skipped."""
-    python = project / ".venv/bin/python"
-    output = run(python, "-m", "pytest", "-q", *arguments, cwd=project, timeout=timeout)
-    if os.environ.get("CI"):
-        assert " skipped" not in output, output
-    return output
 
 
 # HTTP
@@ -256,7 +116,7 @@ class Stack:
     ) -> None:
         self.project, self.folder, self.servers = project, folder, servers
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.answers: Answers = json.loads((project / ".forge.json").read_text())["cookiecutter"]
+        self.answers = json.loads((project / ".forge.json").read_text())["cookiecutter"]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.redis_port, self.database_port = free_port(), free_port()
         self.redis_options: list[str] = []

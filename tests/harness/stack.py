@@ -13,7 +13,8 @@ from uuid import uuid4
 import httpx
 from dotenv import dotenv_values
 
-from tests import harness
+from tests.harness.bake import find_program, skip_or_fail
+from tests.harness.processes import log_in, wait_until
 
 # Workers find every module in app/tasks/ by themselves.
 PROBE = '''\
@@ -40,12 +41,12 @@ def work(self, seconds):
 
 def require_docker() -> None:
     """Skip the test when there is no Docker engine, or no Compose plugin."""
-    docker = harness.find_program("docker", install="see https://docs.docker.com/engine/install/")
+    docker = find_program("docker", install="see https://docs.docker.com/engine/install/")
     for command in ("compose version", "info"):
         result = subprocess.run([docker, *command.split()], capture_output=True, text=True)
         if result.returncode:
             reason = result.stderr.strip().splitlines()[-1]
-            harness.skip_or_fail(f"docker {command} fails: {reason}")
+            skip_or_fail(f"docker {command} fails: {reason}")
 
 
 class ComposeStack:
@@ -158,7 +159,7 @@ class ComposeStack:
     def wait_for_health(self, health: str, *services: str, seconds: float = 90) -> None:
         """Wait until each service has one container with this health."""
         for service in services:
-            harness.wait_until(
+            wait_until(
                 lambda service=service: self.health(service) == health,
                 seconds,
                 f"{service} is not {health}",
@@ -210,4 +211,4 @@ class ComposeStack:
 
     def log_in(self, email: str = "first@example.com") -> httpx.Client:
         """Return a client that is logged in as a user, who is registered if need be."""
-        return harness.log_in(self.api(), email)
+        return log_in(self.api(), email)

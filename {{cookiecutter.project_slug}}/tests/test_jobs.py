@@ -1,0 +1,211 @@
+"""Jobs: in the caller's transaction, on a real worker, and when something was lost."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Task
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.core.celery import celery_app
+from app.core.config.settings import settings
+from app.core.database import DATABASE_NOW, get_engine, session_scope
+from app.jobs import Job, JobStatus, cancel_job, delete_finished_jobs, enqueue, retry_job
+from app.jobs.publisher import database_time, message
+from app.jobs.scheduler import dispatch
+from app.jobs.task import check_task
+from app.tasks.example_task import (
+    invite_user,
+    process_user_data,
+    send_notification,
+    unreliable_task,
+)
+from tests.jobs import change, finished, queue, queue_for_later, read
+
+HELLO: dict[str, Any] = {"user_id": 1, "message": "hello"}
+
+
+def count_jobs() -> int:
+    """Return the number of jobs."""
+    with session_scope() as session:
+        return session.scalars(select(func.count()).select_from(Job)).one()
+
+
+# In the caller's transaction
+
+
+@pytest.mark.parametrize("unique", [None, "hello:1"])
+def test_job_rolls_back_with_its_transaction(clean_database: None, unique: str | None) -> None:
+    with Session(get_engine()) as session:
+        enqueue(session, send_notification, unique=unique, **HELLO)
+        session.flush()
+        session.rollback()
+    assert count_jobs() == 0
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error"),
+    [
+        ({"user_id": 1}, TypeError),
+        ({"user_id": 1, "message": "hello", "colour": "red"}, TypeError),
+        ({"user_id": 1, "message": object()}, TypeError),
+        ({"user_id": float("nan"), "message": "hello"}, ValueError),
+        ({"user_id": 1, "message": "x" * 2_000_000}, ValueError),
+    ],
+)
+def test_refuses_bad_arguments(
+    clean_database: None, kwargs: dict[str, Any], error: type[Exception]
+) -> None:
+    with session_scope() as session, pytest.raises(error):
+        enqueue(session, send_notification, **kwargs)
+    assert count_jobs() == 0
+
+
+def test_unique_job_is_queued_once(clean_database: None, redis: None) -> None:
+    first, second = (
+        queue(send_notification, unique="hello:1", countdown=60, **HELLO) for _ in range(2)
+    )
+    assert second == first
+    with session_scope() as session:
+        cancel_job(session, first)
+    assert queue(send_notification, unique="hello:1", countdown=60, **HELLO) != first
+
+
+async def coroutine() -> None:
+    """A task that is a coroutine function."""
+
+
+def takes_an_owner(owner_id: int) -> None:
+    """A task with a parameter that ``enqueue`` has too."""
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "problem"),
+    [
+        (coroutine, {}, "is async"),
+        (takes_an_owner, {}, "rename owner_id"),
+        (count_jobs, {"priority": 3}, "has a priority"),
+        (count_jobs, {"rate_limit": "1/s"}, "has a rate_limit"),
+        (count_jobs, {"base": Task}, "bypasses JobTask"),
+        (count_jobs, {"job": False}, r"use \.delay"),
+    ],
+)
+def test_refuses_a_task_that_cannot_be_a_job(
+    function: Any, options: dict[str, Any], problem: str
+) -> None:
+    declare: Any = celery_app.task(name=problem, **options)
+    task = declare(function)
+    try:
+        with pytest.raises(TypeError, match=problem):
+            check_task(task)
+    finally:
+        celery_app.tasks.unregister(problem)
+
+
+# On a real worker
+
+
+def test_success(clean_database: None, worker: Path) -> None:
+    job = finished(queue(send_notification, **HELLO))
+    assert (job.status, job.result) == ("SUCCESS", {"status": "sent", "user_id": 1})
+    assert job.attempts == 1
+
+
+def test_failure_can_be_retried(clean_database: None, worker: Path) -> None:
+    job_id = queue(process_user_data, user_id=99)
+    assert finished(job_id).result == "LookupError: there is no user 99"
+    change(job_id, task=send_notification.name, kwargs=HELLO)
+    with session_scope() as session:
+        retry_job(session, job_id)
+    assert finished(job_id).status == "SUCCESS"
+
+
+def test_retries_are_attempts_of_the_same_job(clean_database: None, worker: Path) -> None:
+    job_id = queue(unreliable_task, data={"failures": 1})
+    for attempts in (1, 2):
+        while read(job_id).attempts < attempts:
+            dispatch(celery_app)  # As beat does.
+    job = finished(job_id)
+    assert (job.status, job.result) == ("SUCCESS", {"status": "done", "attempts": 2})
+
+
+def test_message_that_arrives_twice_runs_once(clean_database: None, worker: Path) -> None:
+    job = finished(queue(send_notification, **HELLO))
+    message(job)()
+    finished(queue(send_notification, **HELLO))
+    assert read(job.id).attempts == 1
+
+
+def test_plain_delay_works_as_in_celery(worker: Path) -> None:
+    result = send_notification.delay(1, "hello")
+    assert result.get(timeout=20) == {"status": "sent", "user_id": 1}
+
+
+def test_job_can_run_twice_with_one_effect(clean_database: None, worker: Path) -> None:
+    first = finished(queue(invite_user, email="new@example.com"))
+    second = finished(queue(invite_user, email="new@example.com"))
+    assert first.result == second.result
+
+
+# When something was lost: what beat does every two seconds
+
+
+def test_job_is_published_when_it_is_due(clean_database: None, worker: Path) -> None:
+    job_id = queue_for_later()
+    assert dispatch(celery_app) == 0
+    change(job_id, due_at=DATABASE_NOW)
+    assert dispatch(celery_app) == 1
+    assert finished(job_id).status == "SUCCESS"
+
+
+def test_lost_message_is_sent_again(clean_database: None, worker: Path) -> None:
+    job_id = queue_for_later()
+    with session_scope() as session:
+        before = database_time(session) - timedelta(seconds=20)
+    change(job_id, due_at=before, resend_after=before)
+    assert dispatch(celery_app) == 1
+    assert dispatch(celery_app) == 0
+    assert finished(job_id).attempts == 1
+
+
+def lose_attempt(job_id: str, **values: Any) -> Job:
+    """Let a worker be killed in the middle of the job, and its time limit pass."""
+    with session_scope() as session:
+        before = database_time(session) - timedelta(hours=1)
+    change(job_id, status=JobStatus.STARTED, attempts=1, deadline=before, **values)
+    dispatch(celery_app)
+    return read(job_id)
+
+
+def test_lost_attempt_is_queued_again(clean_database: None, worker: Path) -> None:
+    job = lose_attempt(queue_for_later())
+    assert job.lost == 1
+    job = finished(job.id)
+    assert (job.status, job.attempts) == ("SUCCESS", 2)
+
+
+def test_job_that_was_lost_too_often_fails(clean_database: None, redis: None) -> None:
+    job = lose_attempt(queue_for_later(), lost=settings.celery.JOB_MAX_ATTEMPTS - 1)
+    assert job.status == JobStatus.FAILURE
+    assert job.result.startswith(f"lost {settings.celery.JOB_MAX_ATTEMPTS} times")
+
+
+def test_job_of_a_removed_task_fails(clean_database: None, redis: None) -> None:
+    job_id = queue_for_later()
+    change(job_id, task="app.tasks.removed", due_at=DATABASE_NOW)
+    dispatch(celery_app)
+    assert read(job_id).result == "NotRegistered: there is no task app.tasks.removed"
+
+
+def test_old_finished_jobs_are_deleted(clean_database: None, redis: None) -> None:
+    old, new = queue_for_later(), queue_for_later()
+    with session_scope() as session:
+        now = database_time(session)
+    days = settings.celery.JOB_RETENTION_DAYS
+    change(old, status=JobStatus.SUCCESS, finished_at=now - timedelta(days=days, minutes=1))
+    change(new, status=JobStatus.SUCCESS, finished_at=now)
+    with session_scope() as session:
+        assert delete_finished_jobs(session) == 1
+    assert read(new).id == new

@@ -1,0 +1,106 @@
+"""The routes of tasks, and the tasks themselves, called like functions."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.core.database import session_scope
+from app.core.security import utc_now
+from app.models import RefreshToken
+from app.tasks.cleanup import cleanup_expired_tokens
+from app.tasks.example_task import process_user_data, send_notification, unreliable_task
+from tests.conftest import login
+from tests.jobs import finished, queue_for_later
+
+
+def notify(client: TestClient, headers: dict[str, str]) -> str:
+    """Queue a notification through the API and return its task id."""
+    response = client.post("/notify?user_id=1&message=hello", headers=headers)
+    assert response.status_code == 202
+    assert response.json()["status"] == "queued"
+    return str(response.json()["task_id"])
+
+
+def later(client: TestClient, headers: dict[str, str]) -> str:
+    """Queue a job of a logged-in user that does not run during the test."""
+    return queue_for_later(client.get("/users/me", headers=headers).json()["id"])
+
+
+# The routes
+
+
+def test_notification_is_sent(client: TestClient, user: dict[str, str], worker: Path) -> None:
+    task_id = notify(client, user)
+    finished(task_id)
+    result = {"status": "sent", "user_id": 1}
+    state = {"task_id": task_id, "status": "SUCCESS", "result": result}
+    assert client.get(f"/task/{task_id}", headers=user).json() == state
+
+
+def test_tasks_are_listed_in_pages_newest_first(client: TestClient, user: dict[str, str]) -> None:
+    ids = [notify(client, user) for _ in range(5)]
+    listed: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        query = "/tasks?limit=2" + (f"&cursor={cursor}" if cursor else "")
+        page = client.get(query, headers=user).json()
+        listed += [item["task_id"] for item in page["items"]]
+        cursor = page["next_cursor"]
+    assert listed == ids[::-1]
+
+
+def test_cancelled_task_can_be_retried(client: TestClient, user: dict[str, str]) -> None:
+    task_id, _ = later(client, user), later(client, user)
+    assert client.post(f"/task/{task_id}/retry", headers=user).status_code == 409
+    assert client.delete(f"/task/{task_id}", headers=user).json()["status"] == "REVOKED"
+    cancelled = client.get("/tasks?status=REVOKED", headers=user).json()["items"]
+    assert [item["task_id"] for item in cancelled] == [task_id]
+    response = client.post(f"/task/{task_id}/retry", headers=user)
+    assert (response.status_code, response.json()["status"]) == (202, "PENDING")
+
+
+@pytest.mark.parametrize("email", ["user@example.com", "other@example.com"])
+def test_unknown_task_is_not_found(client: TestClient, user: dict[str, str], email: str) -> None:
+    # Neither one that does not exist, nor one of another user.
+    task_id = "unknown" if email == "user@example.com" else later(client, user)
+    headers = user if email == "user@example.com" else login(client, email)
+    assert client.get(f"/task/{task_id}", headers=headers).status_code == 404
+    assert client.delete(f"/task/{task_id}", headers=headers).status_code == 404
+    assert client.post(f"/task/{task_id}/retry", headers=headers).status_code == 404
+    assert client.get(f"/tasks?cursor={task_id}", headers=headers).status_code == 422
+    assert client.get("/tasks", headers=headers).json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/notify"), ("GET", "/tasks"), ("GET", "/task/x"), ("DELETE", "/task/x")],
+)
+def test_requires_a_login(client: TestClient, method: str, path: str) -> None:
+    assert client.request(method, path).status_code == 401
+
+
+# The tasks
+
+
+def test_send_notification() -> None:
+    assert send_notification(7, "hello") == {"status": "sent", "user_id": 7}
+
+
+def test_process_user_data(client: TestClient, user: dict[str, str]) -> None:
+    user_id = client.get("/users/me", headers=user).json()["id"]
+    expected = {"status": "processed", "user_id": user_id, "active_logins": 1}
+    assert process_user_data(user_id) == expected
+
+
+@pytest.mark.parametrize(("failures", "status"), [(3, "SUCCESS"), (4, "FAILURE")])
+def test_unreliable_task_is_retried_three_times(failures: int, status: str) -> None:
+    assert unreliable_task.apply(args=({"failures": failures},)).status == status
+
+
+def test_cleanup_deletes_only_expired_tokens(client: TestClient, user: dict[str, str]) -> None:
+    assert cleanup_expired_tokens() == {"deleted": 0, "deleted_jobs": 0}
+    with session_scope() as session:
+        session.query(RefreshToken).one().expires_at = utc_now() - timedelta(seconds=1)
+    assert cleanup_expired_tokens() == {"deleted": 1, "deleted_jobs": 0}
