@@ -43,7 +43,6 @@ logging.getLogger("starlette_admin").setLevel(logging.CRITICAL)
 CONTENT_SECURITY_POLICY = "default-src 'self' 'unsafe-inline' data:; frame-ancestors 'none'"
 DETAIL = ("id", "owner_id", "schedule", "worker", "due_at", "started_at", "finished_at")
 Change = Callable[[Session, str], object]
-
 # No font from another site; words instead of crosses and "-null-".
 {% raw %}
 TEMPLATES = {
@@ -53,7 +52,7 @@ TEMPLATES = {
     "long.html": '<div class="text-wrap text-break" style="min-width: 15em">{{ data }}</div>',
 }
 {% endraw %}
-hashing = ThreadPoolExecutor(2)  # Each of these threads keeps 19 MiB.
+pool = ThreadPoolExecutor(2)  # For hashing, which takes 19 MiB in each thread, and a core.
 
 
 class AdminLogin(AuthProvider):
@@ -64,7 +63,7 @@ class AdminLogin(AuthProvider):
         loop = asyncio.get_running_loop()
         try:
             form = LoginForm(username=username, password=password)
-            tokens = await loop.run_in_executor(hashing, login, request.state.session, form, request)
+            tokens = await loop.run_in_executor(pool, login, request.state.session, form, request)
         except HTTPException as error:
             raise LoginFailed(error.detail) from None
         except ValidationError:
@@ -173,7 +172,6 @@ class ScheduleView(ReadOnlyView):
 
     fields = ("name", "last_run_at", "last_success_at", "is_paused")
     row_actions = ("run", "pause", "resume")
-
     run = change_action("run", jobs.run_schedule, "Queued", "play", "Run it now?")
     pause = change_action("pause", jobs.pause_schedule, "Paused", "pause")
     resume = change_action("resume", jobs.resume_schedule, "Resumed", "forward")
