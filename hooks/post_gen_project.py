@@ -37,6 +37,7 @@ PATHS_BY_ANSWER = {
         "flowerconfig.py",
         "migrations/versions/0002_jobs.py",
         "tests/jobs.py",
+        "tests/test_admin.py",
         "tests/test_backup_task.py",
         "tests/test_celery.py",
         "tests/test_jobs.py",

@@ -3,74 +3,67 @@
 It reads the database, so it survives restarts. https://jowilf.github.io/starlette-admin/
 """
 
+import asyncio
+import json
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
-from anyio import CapacityLimiter, to_thread
-from fastapi import FastAPI, HTTPException
-from fastapi.concurrency import run_in_threadpool
+from anyio import to_thread
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import PlainTextResponse, RedirectResponse
 from jinja2 import DictLoader
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Select, String, cast, or_
+from sqlalchemy import ColumnElement, String, cast, exc, or_
 from sqlalchemy.orm import Session
-from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.sessions import SessionMiddleware
-from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
-from starlette_admin import CustomView, EnumField, action, flash, row_action
-from starlette_admin.actions import ActionSelection
+from starlette_admin import EnumField, Link, RequestAction, TextAreaField, flash
+from starlette_admin.actions import ActionSelection, action, row_action
 from starlette_admin.auth import AdminUser, AuthProvider, LoginFailed
 from starlette_admin.contrib.sqla import Admin, ModelView
 from starlette_admin.exceptions import ActionFailed
-from starlette_admin.routing import route
 
+from app import jobs
+from app.api.errors import database_failed
 from app.api.routes.auth import LoginForm, login
 from app.core.config.settings import settings
 from app.core.database import get_engine
-from app.jobs import (
-    JobNotFoundError,
-    JobStateError,
-    cancel_job,
-    pause_schedule,
-    resume_schedule,
-    retry_job,
-    run_schedule,
-)
 from app.models import Job, JobStatus, ScheduleState, User
 from app.models.job import RUNNING, WAITING
 from app.services import auth
 
 log = structlog.get_logger(__name__)
+# It logs exceptions that are logged or shown anyway.
+logging.getLogger("starlette_admin").setLevel(logging.CRITICAL)
 
-logging.getLogger("starlette_admin").setLevel(logging.WARNING)
-
-IDLE_SECONDS = 12 * 60 * 60
-# The columns of a job that only its own page shows.
-DETAIL = ("due_at", "started_at", "finished_at", "worker", "request_id", "args", "kwargs", "result")
-# Without the font that the library's own template loads from another site.
+# Nothing comes from other sites, and no other site can show the page in a frame.
+CONTENT_SECURITY_POLICY = "default-src 'self' 'unsafe-inline' data:; frame-ancestors 'none'"
+DETAIL = ("id", "owner_id", "schedule", "worker", "due_at", "started_at", "finished_at")
+Change = Callable[[Session, str], object]
+# No font from another site; words instead of crosses and "-null-".
 {% raw %}
-TEMPLATES = {"base.html": '{% extends "@core/base.html" %}{% block fonts %}{% endblock %}'}
+TEMPLATES = {
+    "base.html": '{% extends "@core/base.html" %}{% block fonts %}{% endblock %}',
+    "fields/list/boolean.html": '{{ "yes" if data else "no" }}',
+    "fields/detail/_null.html": "",
+    "long.html": '<div class="text-wrap text-break" style="min-width: 15em">{{ data }}</div>',
+}
 {% endraw %}
-hashing_slots = CapacityLimiter(2)  # Each takes 19 MiB and a core.
+pool = ThreadPoolExecutor(2)  # For hashing, which takes 19 MiB in each thread, and a core.
 
 
 class AdminLogin(AuthProvider):
-    """A login like those of the API, with its refresh token in the cookie, signed.
+    """A login of the API, whose refresh token is in the session's cookie: both end together."""
 
-    So a password change, ``logout-everywhere`` and the deletion of the user end it.
-    """
-
-    async def login(
-        self, username: str, password: str, remember_me: bool, request: Request
-    ) -> None:
+    async def login(self, username: str, password: str, _remember: bool, request: Request) -> None:
         """Log in as ``POST /auth/token`` does, with the same limits."""
+        loop = asyncio.get_running_loop()
         try:
             form = LoginForm(username=username, password=password)
-            tokens = await to_thread.run_sync(
-                login, request.state.session, form, request, limiter=hashing_slots
-            )
+            tokens = await loop.run_in_executor(pool, login, request.state.session, form, request)
         except HTTPException as error:
             raise LoginFailed(error.detail) from None
         except ValidationError:
@@ -84,17 +77,17 @@ class AdminLogin(AuthProvider):
         """Return the user, read from the database at every request."""
         if not (token := request.session.get("token")):
             return None
-        user = await run_in_threadpool(auth.find_user, request.state.session, token)
+        user = await to_thread.run_sync(auth.find_user, request.state.session, token)
         return AdminUser(user.email) if user and user.is_admin else None
 
     async def logout(self, request: Request) -> None:
         """End the login, here and in the database."""
         token = request.session.pop("token", "")
-        await run_in_threadpool(auth.log_out, request.state.session, token)
+        await to_thread.run_sync(auth.log_out, request.state.session, token)
 
 
 class ReadOnlyView(ModelView):
-    """A list that only the view's own actions change. Nothing shows what is not in ``fields``."""
+    """A list that only its own actions change. It shows nothing but ``fields``."""
 
     fields: Sequence[Any] = ()
     actions: Sequence[str] | None = ()
@@ -105,47 +98,58 @@ class ReadOnlyView(ModelView):
         """Forbid it."""
         return False
 
-    can_edit = can_delete = can_export = can_import = can_view_detail = can_create
+    can_edit = can_delete = can_export = can_import = can_create
 
-    async def change(
-        self, request: Request, done: str, function: Callable[[Session, str], object], *keys: str
-    ) -> None:
-        """Call a function of ``app.jobs`` with each key, in the request's transaction."""
-        try:
-            for key in keys:
-                await run_in_threadpool(function, request.state.session, key)
-        except (JobNotFoundError, JobStateError) as error:
-            raise ActionFailed(str(error)) from None
-        log.info("admin action", done=done, keys=keys, user=request.state.admin_user.username)
-        flash(request, done, "success")
+
+async def change(request: Request, done: str, function: Change, *keys: str) -> None:
+    """Call a function of ``app.jobs`` with each key, in the request's transaction."""
+    try:
+        for key in keys:
+            await to_thread.run_sync(function, request.state.session, key)
+    except (jobs.JobNotFoundError, jobs.JobStateError) as error:
+        raise ActionFailed(str(error)) from None
+    log.info("admin action", done=done, keys=keys, user=request.state.admin_user.username)
+    flash(request, done, "success")
+
+
+def change_action(name: str, function: Change, done: str, icon: str, ask: str | None = None) -> Any:
+    """Return a row action that changes one job or entry of the schedule."""
+
+    @row_action(name, name.capitalize(), confirmation=ask, icon_class=f"fa fa-{icon}")
+    async def handler(_view: ModelView, request: Request, pk: str) -> None:
+        await change(request, done, function, pk)
+
+    return handler
+
+
+class LongText(TextAreaField):
+    """A text or JSON, cut. ``python -m app.jobs show`` prints all of it."""
+
+    async def serialize_value(self, request: Request, value: Any) -> str:
+        """Return the beginning; in a list a short one."""
+        text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+        length = 200 if request.state.action == RequestAction.LIST else 10_000
+        return text if len(text) <= length else f"{text[:length]} … ({len(text)} characters)"
 
 
 class JobView(ReadOnlyView):
     """Jobs, newest first."""
 
     fields = (
-        "created_at",
-        "task",
         EnumField("status", enum=JobStatus),
-        "attempts",
-        "schedule",
-        "owner_id",
-        "id",
-        *DETAIL,
+        *("task", "attempts", "created_at"),
+        LongText("result", list_template="long.html"),
+        *(LongText("args"), LongText("kwargs"), *DETAIL, "request_id"),
     )
-    exclude_fields_from_list = DETAIL
+    exclude_fields_from_list = ("args", "kwargs", *DETAIL, "request_id")
     fields_default_sort = (("created_at", True),)
     sortable_fields = ("created_at",)
     actions = ("retry",)
     row_actions = ("view", "retry", "cancel")
 
-    def can_view_detail(self, request: Request) -> bool:
-        """Allow it: arguments and results are not in the list."""
-        return True
-
     def get_search_query(self, request: Request, term: str) -> ColumnElement[bool]:
-        """Search ids, names of tasks, results and errors."""
-        columns = (Job.id, Job.task, cast(Job.result, String))
+        """Search ids, names, results and errors."""
+        columns = (Job.id, Job.task, Job.schedule, cast(Job.result, String))
         return or_(*(column.icontains(term, autoescape=True) for column in columns))
 
     async def is_row_action_allowed_for_obj(self, request: Request, name: str, obj: Job) -> bool:
@@ -154,96 +158,69 @@ class JobView(ReadOnlyView):
         can_cancel = obj.status in (*WAITING, *RUNNING)
         return {"retry": can_retry, "cancel": can_cancel}.get(name, True)
 
-    @row_action("retry", "Retry", icon_class="fa fa-rotate-right")
-    async def retry(self, request: Request, pk: str) -> None:
-        """Queue the job again."""
-        await self.change(request, "Queued again", retry_job, pk)
-
-    @row_action("cancel", "Cancel", confirmation="Cancel this job?", icon_class="fa fa-ban")
-    async def cancel(self, request: Request, pk: str) -> None:
-        """Cancel the job, waiting or running."""
-        await self.change(request, "Cancelled", cancel_job, pk)
+    retry = change_action("retry", jobs.retry_job, "Queued again", "rotate-right")
+    cancel = change_action("cancel", jobs.cancel_job, "Cancelled", "ban", "Cancel this job?")
 
     @action("retry", "Retry", confirmation="Queue the selected jobs again?")
     async def retry_selected(self, request: Request, selection: ActionSelection) -> None:
         """Queue all selected jobs again."""
-        await self.change(request, "Queued again", retry_job, *await selection.pks())
+        await change(request, "Queued again", jobs.retry_job, *await selection.pks())
 
 
 class ScheduleView(ReadOnlyView):
-    """The entries of the schedule that beat has seen."""
+    """The entries of the schedule that beat has seen, and ``beat``: its own last pass."""
 
     fields = ("name", "last_run_at", "last_success_at", "is_paused")
     row_actions = ("run", "pause", "resume")
-
-    def get_list_query(self, request: Request) -> Select[Any]:
-        """Leave out beat's own row."""
-        return super().get_list_query(request).where(ScheduleState.name != "beat")
-
-    def get_count_query(self, request: Request) -> Select[Any]:
-        """Count what ``get_list_query`` selects."""
-        return super().get_count_query(request).where(ScheduleState.name != "beat")
-
-    async def is_row_action_allowed_for_obj(
-        self, request: Request, name: str, obj: ScheduleState
-    ) -> bool:
-        """Offer either pause or resume."""
-        return name != ("resume" if not obj.is_paused else "pause")
-
-    @row_action("run", "Run now", confirmation="Run it now?", icon_class="fa fa-play")
-    async def run(self, request: Request, pk: str) -> None:
-        """Queue a run, at once."""
-        await self.change(request, "Queued", run_schedule, pk)
-
-    @row_action("pause", "Pause", icon_class="fa fa-pause")
-    async def pause(self, request: Request, pk: str) -> None:
-        """Queue no runs until it is resumed."""
-        await self.change(request, "Paused", pause_schedule, pk)
-
-    @row_action("resume", "Resume", icon_class="fa fa-forward")
-    async def resume(self, request: Request, pk: str) -> None:
-        """Queue runs again."""
-        await self.change(request, "Resumed", resume_schedule, pk)
+    run = change_action("run", jobs.run_schedule, "Queued", "play", "Run it now?")
+    pause = change_action("pause", jobs.pause_schedule, "Paused", "pause")
+    resume = change_action("resume", jobs.resume_schedule, "Resumed", "forward")
 
 
 class UserView(ReadOnlyView):
     """Users, without their passwords."""
 
     fields = ("id", "email", "created_at", "is_admin")
-    searchable_fields = ("email", "is_admin", "created_at")
 
 
-class StartPage(CustomView):
-    """Shows the jobs."""
-
-    add_to_menu = False
-
-    @route("")
-    async def index(self, request: Request) -> Response:
-        """Redirect to the list of jobs."""
-        return RedirectResponse(request.url_for("admin:list", key="job"))
+async def protect(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    """Refuse what pages of other sites send, and answer 503 while the database is down."""
+    # The CSRF token is not enough: a sibling subdomain can set its cookie.
+    host = f"//{request.url.netloc}"
+    is_own = request.headers.get("Origin", host).endswith((host, "null"))
+    is_own &= request.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
+    if request.method == "POST" and not is_own:
+        return PlainTextResponse("A page of another site has sent this request", 403)
+    try:
+        response = await call_next(request)
+    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
+        return await database_failed(request, error)
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    if request.url.path.startswith("/admin/static/"):
+        response.headers["Cache-Control"] = "private, max-age=3600"
+    return response
 
 
 def add_admin(app: FastAPI) -> None:
     """Mount the admin page. Forms and actions are POST requests with a CSRF token."""
-    cookie = Middleware(
-        SessionMiddleware,
-        secret_key=settings.app.SECRET_KEY,
-        session_cookie="admin_session",
-        max_age=IDLE_SECONDS,
-        same_site="lax",
-        https_only=settings.app.ENVIRONMENT != "development",
-    )
     admin = Admin(
         get_engine(),
         title=app.title,
         secret_key=settings.app.SECRET_KEY,
         auth_provider=AdminLogin(),
-        index_view=StartPage(route_name="index"),
         additional_loaders=[DictLoader(TEMPLATES)],
-        middlewares=[cookie],
     )
     admin.add_view(JobView(Job, icon="fa fa-list-check"))
+    admin.add_link(Link("Failed", "fa fa-bug", "/admin/job/list?filter=status__in=FAILURE"))
     admin.add_view(ScheduleView(ScheduleState, icon="fa fa-clock", menu_label="Schedule"))
     admin.add_view(UserView(User, icon="fa fa-users"))
+    app.add_route("/admin/", lambda _request: RedirectResponse("/admin/job/list"))
     admin.mount_to(app)
+    admin.app.add_middleware(BaseHTTPMiddleware, dispatch=protect)
+    admin.app.add_middleware(
+        SessionMiddleware,
+        secret_key=settings.app.SECRET_KEY,
+        session_cookie="admin_session",
+        max_age=12 * 60 * 60,
+        https_only=settings.app.ENVIRONMENT != "development",
+    )
