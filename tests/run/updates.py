@@ -196,7 +196,7 @@ def add_own_code(project: Path) -> None:
     (project / "app/tasks/notes.py").write_text(TASK)
     for path in [project / "README.md", project / "docker-compose.yml", project / ".env.example"]:
         edit(path)
-    for path in (project / "app/core/config").glob("*.py"):
+    for path in (project / "app/core/config").glob("[a-z]*.py"):
         edit(path)
 
 
