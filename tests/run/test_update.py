@@ -77,35 +77,6 @@ def test_failed_update_changes_nothing(forge: Forge, tmp_path: Path) -> None:
     assert fails().count("\n") == 1
 
 
-<<<<<<< HEAD
-def test_update_in_a_clone(owner: Owner, tmp_path: Path) -> None:
-    """A shallow clone is refused: its first commit has the owner's files, and they would go."""
-    (owner.project / "ours.txt").write_text("ours")
-    owner.commit("Ours")
-    shallow = Owner(tmp_path / "shallow", owner.forge)
-    git(tmp_path, "clone", "-q", "--depth=1", f"file://{owner.project}", "shallow")
-    result = shallow.run_update(owner.forge.new)
-    assert (shallow.project / "ours.txt").exists()
-    assert (result.returncode, "this one is shallow" in result.stderr) == (1, True)
-
-    owner.update()
-    colleague = Owner(tmp_path / "colleague", owner.forge)
-    git(tmp_path, "clone", "-q", str(owner.project), "colleague")
-    assert colleague.run_update(owner.forge.new).returncode == 0
-    start = git(colleague.project, "rev-parse", "forge^")
-    assert start == git(owner.project, "rev-parse", "forge")
-
-
-def merge_heads(owner: Owner, stack: Stack) -> None:
-    """Join Forge's new migrations, if there are any, and the owner's, which follow the same one."""
-    if len(stack.run("alembic", "heads").splitlines()) == 1:
-        stack.run("alembic", "upgrade", "head")
-        return
-    with pytest.raises(AssertionError, match="Multiple head revisions"):
-        stack.run("alembic", "upgrade", "head")
-    run_page_commands(stack, "### Two heads")
-    owner.commit("Merged migrations")
-=======
 def test_folder_of_a_larger_repository(forge: Forge, tmp_path: Path) -> None:
     inner = tmp_path / "repository/backend"
     shutil.copytree(forge.generate(tmp_path), inner, ignore=shutil.ignore_patterns(".git"))
@@ -118,7 +89,6 @@ def test_folder_of_a_larger_repository(forge: Forge, tmp_path: Path) -> None:
     assert all(line[3:].startswith("backend/") for line in changed)
     run("diff", "-r", "-xversions", "-x.env", "-x.forge.json", "-x__pycache__", inner,
         bake(tmp_path / "new", project_slug="shop"), cwd=tmp_path)  # fmt: skip
->>>>>>> w-upd
 
 
 def test_sources_without_secrets(
