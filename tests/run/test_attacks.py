@@ -158,8 +158,8 @@ class TestRaces:
     def test_parallel_refreshes_succeed(self, api: httpx.Client) -> None:
         token = api.post("/auth/token", data=register(api)).json()["refresh_token"]
         with ThreadPoolExecutor(40) as pool:
-            answers = list(pool.map(lambda _: refresh(api, token), range(RACES)))
-        assert all(answers)
+            answers = list(pool.map(lambda _: refresh(api, token), range(50)))
+        assert all(answers)  # within the grace of ten seconds
         assert all(is_logged_in(api, answer) for answer in answers if answer)
 
     def test_login_with_the_old_password_does_not_survive_its_change(

@@ -4,7 +4,6 @@ import sys
 from typing import Annotated
 
 import typer
-from email_validator import EmailNotValidError
 from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
@@ -83,9 +82,7 @@ if __name__ == "__main__":
         app()
     except ValidationError as error:
         raise SystemExit("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())) from None
-    except (auth.EmailTakenError, auth.UserNotFoundError) as error:
-        raise SystemExit(error.__doc__) from None
-    except EmailNotValidError as error:
+    except ValueError as error:
         raise SystemExit(str(error)) from None
     except DBAPIError as error:
         hint = "is a migration missing? uv run alembic upgrade head"

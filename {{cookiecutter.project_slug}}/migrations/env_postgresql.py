@@ -15,7 +15,7 @@ engine = make_engine()
 try:
     connection = engine.connect()
 except OperationalError as error:
-    reason = str(error.orig).splitlines()[-1]
+    reason = str(error.orig).splitlines()[0]
     # The password is not part of the text of a URL.
     raise SystemExit(f"Cannot connect to {engine.url}: {reason}") from None
 

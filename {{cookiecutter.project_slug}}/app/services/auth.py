@@ -11,13 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.core.config.settings import settings
-from app.core.security import (
-    DUMMY_HASH,
-    create_access_token,
-    hash_token,
-    password_hasher,
-    utc_now,
-)
+from app.core.security import DUMMY_HASH, create_access_token, hash_token, password_hasher, utc_now
 {% if cookiecutter.use_celery %}
 from app.jobs import cancel_job
 {% endif %}
@@ -32,12 +26,12 @@ log = structlog.get_logger(__name__)
 GRACE = timedelta(seconds=10)
 
 
-class EmailTakenError(Exception):
+class EmailTakenError(ValueError):
     """The email address is registered already."""
 
 
-class UserNotFoundError(LookupError):
-    """There is no user with this email address."""
+class UserNotFoundError(ValueError):
+    """There is no user with an email address."""
 
 
 class WrongPasswordError(Exception):
@@ -45,35 +39,23 @@ class WrongPasswordError(Exception):
 
 
 def normalize_email(address: str) -> str:
-    """Return the form in which an email address is stored and looked up.
-
-    Raises:
-        ValueError: It is not an email address.
-    """
+    """Return the form in which an email address is stored and looked up. Raises ValueError."""
     return validate_email(address.strip(), check_deliverability=False).normalized.lower()
 
 
 def register(session: Session, email: str, password: str) -> User:
-    """Store a new user.
-
-    Raises:
-        EmailTakenError: The address is registered already.
-    """
+    """Store a new user. Raises EmailTakenError."""
     user = User(email=email, password_hash=password_hasher.hash(password))
     session.add(user)
     try:
         session.flush()
     except IntegrityError:
-        raise EmailTakenError from None
+        raise EmailTakenError(f"{email} is registered already") from None
     return user
 
 
 def log_in(session: Session, email: str, password: str) -> tuple[str, str]:
-    """Return an access token and the first refresh token of a login.
-
-    Raises:
-        WrongPasswordError: The address is unknown or the password is wrong.
-    """
+    """Return an access token and the first refresh token. Raises WrongPasswordError."""
     user = session.scalar(select(User).where(User.email == email))
     stored_hash = user.password_hash if user else DUMMY_HASH
     valid, new_hash = password_hasher.verify_and_update(password, stored_hash)
@@ -87,36 +69,27 @@ def log_in(session: Session, email: str, password: str) -> tuple[str, str]:
 
 
 def change_password(session: Session, user: User, password: str, new: str) -> None:
-    """Change the password and end all logins of the user.
-
-    Raises:
-        WrongPasswordError: The current password is wrong.
-    """
+    """Change the password and end all logins of the user. Raises WrongPasswordError."""
     if not password_hasher.verify(password, user.password_hash):
         raise WrongPasswordError
-    _replace_hash(session, user, password_hasher.hash(new))
-    log_out_everywhere(session, user)
+    set_password(session, user, new)
 
 
 def set_password(session: Session, user: User, password: str) -> None:
     """Set a password and end all logins of the user."""
-    user.password_hash = password_hasher.hash(password)
+    _replace_hash(session, user, password_hasher.hash(password))
     log_out_everywhere(session, user)
 
 
 def get_user(session: Session, email: str) -> User:
-    """Return the user with an email address.
-
-    Raises:
-        UserNotFoundError: There is none.
-        ValueError: It is not an email address.
-    """
+    """Return the user with an email address. Raises UserNotFoundError or another ValueError."""
     user = session.scalar(select(User).where(User.email == normalize_email(email)))
     if user is None:
-        raise UserNotFoundError
+        raise UserNotFoundError(f"There is no user {email}")
     return user
 
 
+{% if cookiecutter.use_celery %}
 def find_user(session: Session, token: str) -> User | None:
     """Return the user of a refresh token, or None if its login has ended. The token stays valid."""
     is_current = RefreshToken.used_at.is_(None), RefreshToken.expires_at > utc_now()
@@ -124,6 +97,7 @@ def find_user(session: Session, token: str) -> User | None:
     return session.scalar(query.where(*is_current))
 
 
+{% endif %}
 def delete_user(session: Session, user: User) -> None:
     """Delete a user with their logins{{ " and jobs" if cookiecutter.use_celery }}."""
     log_out_everywhere(session, user)
@@ -137,10 +111,7 @@ def delete_user(session: Session, user: User) -> None:
 
 
 def rotate_tokens(session: Session, token: str) -> tuple[str, str] | None:
-    """Return a new access and refresh token, or None.
-
-    A token that was used before may be stolen, so it ends the login.
-    """
+    """Return a new access and refresh token, or None. A used token ends the login as stolen."""
     now, is_token = utc_now(), RefreshToken.token_hash == hash_token(token)
     _lock_logins(session, session.scalar(select(RefreshToken.user_id).where(is_token)))
     used = session.scalar(select(RefreshToken).where(is_token))
@@ -191,12 +162,7 @@ def _replace_hash(session: Session, user: User, new_hash: str) -> None:
 
 def _add_refresh_token(session: Session, user_id: int, family: str) -> str:
     token = secrets.token_urlsafe(32)
-    session.add(
-        RefreshToken(
-            user_id=user_id,
-            family=family,
-            token_hash=hash_token(token),
-            expires_at=utc_now() + timedelta(days=settings.app.REFRESH_TOKEN_DAYS),
-        )
-    )
+    expires_at = utc_now() + timedelta(days=settings.app.REFRESH_TOKEN_DAYS)
+    values = {"user_id": user_id, "family": family, "token_hash": hash_token(token)}
+    session.add(RefreshToken(**values, expires_at=expires_at))
     return token

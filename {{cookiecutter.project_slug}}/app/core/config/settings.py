@@ -165,18 +165,13 @@ def warn_of_unknown_names(path: Path) -> None:
             logging.getLogger(__name__).warning(text, number, name[1], "".join(close))
 
 
-def describe(error: ValidationError) -> str:
-    """Return one line for each invalid variable."""
-    lines = [f"{detail['loc'][0]}: {detail['msg']}" for detail in error.errors()]
-    if any(line.startswith("SECRET_KEY") for line in lines):
-        lines.append("Make a SECRET_KEY with: openssl rand -hex 32")
-    if not ENV_FILE.exists():
-        lines.append("There is no file .env: copy .env.example and fill in what is empty")
-    return "\n".join(lines)
-
-
 try:
     settings = Settings()
 except ValidationError as error:
-    raise SystemExit(describe(error)) from None
+    lines = [f"{detail['loc'][0]}: {detail['msg']}" for detail in error.errors()]
+    if "SECRET_KEY" in str(error):
+        lines.append("Make a SECRET_KEY with: openssl rand -hex 32")
+    if not ENV_FILE.exists():
+        lines.append("There is no file .env: copy .env.example and fill in what is empty")
+    raise SystemExit("\n".join(lines)) from None
 warn_of_unknown_names(ENV_FILE)
