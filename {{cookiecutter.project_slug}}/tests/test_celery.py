@@ -43,10 +43,7 @@ def test_every_module_in_tasks_is_found() -> None:
     [
         ("broker_url", "CELERY_BROKER_URL"),
         ("result_backend", "CELERY_RESULT_BACKEND"),
-        ("task_serializer", "CELERY_TASK_SERIALIZER"),
-        ("result_serializer", "CELERY_RESULT_SERIALIZER"),
         ("timezone", "CELERY_TIMEZONE"),
-        ("enable_utc", "CELERY_ENABLE_UTC"),
         ("worker_concurrency", "CELERY_WORKER_CONCURRENCY"),
     ],
 )
