@@ -13,7 +13,7 @@ from sqlalchemy import select
 from app.core.celery import celery_app
 from app.core.config.settings import settings
 from app.core.database import session_scope
-from app.jobs import Job, JobStateError, JobStatus, list_schedule, pause_schedule, run_schedule
+from app.jobs import Job, JobStateError, JobStatus, list_schedule, run_schedule
 from app.jobs.publisher import finish
 from app.jobs.scheduler import JobScheduler
 from app.models import ScheduleState
@@ -58,16 +58,6 @@ def test_each_run_is_queued_once(clean_database: None, worker: Path) -> None:
         state = dict(list_schedule(session))[CLEANUP]
         assert state
         assert state.last_success_at
-
-
-def test_paused_entry_is_not_queued(clean_database: None, redis: None) -> None:
-    JobScheduler(celery_app).tick()
-    with session_scope() as session:
-        for name, _ in list_schedule(session):
-            pause_schedule(session, name)
-    pass_a_day()
-    JobScheduler(celery_app).tick()
-    assert queued() == {}
 
 
 @pytest.mark.parametrize("mistake", [{"kwargs": {"colour": "red"}}, {"options": {"priority": 3}}])

@@ -12,7 +12,7 @@ from app.models import RefreshToken
 from app.tasks.cleanup import cleanup_expired_tokens
 from app.tasks.example_task import process_user_data, unreliable_task
 from tests.conftest import login
-from tests.jobs import finished, queue_for_later
+from tests.jobs import change, finished, queue_for_later
 
 
 def notify(client: TestClient, headers: dict[str, str]) -> str:
@@ -91,8 +91,11 @@ def test_unreliable_task_is_retried_three_times(failures: int, status: str) -> N
     assert unreliable_task.apply(args=({"failures": failures},)).status == status
 
 
-def test_cleanup_deletes_only_expired_tokens(client: TestClient, user: dict[str, str]) -> None:
+def test_cleanup_deletes_what_is_old(client: TestClient, user: dict[str, str]) -> None:
+    job_id = later(client, user)
     assert cleanup_expired_tokens() == {"deleted": 0, "deleted_jobs": 0}
+    old = utc_now() - timedelta(days=31)
     with session_scope() as session:
-        session.query(RefreshToken).one().expires_at = utc_now() - timedelta(seconds=1)
-    assert cleanup_expired_tokens() == {"deleted": 1, "deleted_jobs": 0}
+        session.query(RefreshToken).one().expires_at = old
+    change(job_id, finished_at=old)
+    assert cleanup_expired_tokens() == {"deleted": 1, "deleted_jobs": 1}

@@ -367,7 +367,8 @@ def change(job_id: str, **values: Any) -> None:
         session.execute(update(Job).where(Job.id == job_id).values(values))
 
 
-names: dict[str, Any] = {}
+names: dict[str, Any] = {"DATABASE_NOW": DATABASE_NOW, "dispatch": dispatch, "new_job": new_job}
+names |= {"list_jobs": list_jobs, "run_schedule": run_schedule}
 
 
 def main() -> None:
