@@ -266,6 +266,12 @@ def broken() -> None:
     raise OSError("disk full é \ud800")
 
 
+celery_app.conf.beat_schedule["expires"] = {
+    "task": "app.tasks.fault_tasks.nap",
+    "schedule": 1e9,
+    "args": ("expired",),
+    "options": {"queue": "slow", "expires": 60},
+}
 if "BEAT_EVERY" in os.environ:
     every = {"schedule": float(os.environ["BEAT_EVERY"])}
     mine = "app.tasks.fault_tasks"
