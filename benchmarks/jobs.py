@@ -41,18 +41,7 @@ RUNS = 3
 SECONDS = 2
 COUNT = 1000
 NOTIFY = ("POST", "/notify?user_id=1&message=hello")
-SETTINGS = {"JOB_MAX_WAITING_PER_USER": "1000000", "ACCESS_TOKEN_MINUTES": "600"}
-SINK = """
-import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-class Sink(BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.end_headers()
-    def log_message(self, *_): pass
-ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Sink).serve_forever()
-"""
+SETTINGS = {"ACCESS_TOKEN_MINUTES": "600"}
 
 Rates = Sequence[float]  # Per second, and per second of processor time.
 
@@ -222,7 +211,7 @@ def waiting_jobs(folder: Path) -> None:
     """What jobs cost while many of them wait."""
     header = (
         "| jobs waiting | `dispatch`: publish all, ms per job | `dispatch`: nothing lost, ms "
-        "| `enqueue`, ms | limit per user, ms | jobs run, ms each |"
+        "| `enqueue`, ms | jobs run, ms each |"
     )
 
     def measure(stack: Stack, count: int) -> list[float]:
@@ -319,49 +308,6 @@ def notify(folder: Path) -> None:
                 add_row("notify", header, rows, clients, *cells)
 
 
-def cost(folder: Path) -> None:
-    """What metrics and traces cost."""
-    header = (
-        "| | `POST /notify`, requests/s | to off | per CPU second of the API | to off "
-        "| jobs, queued and run per second | to off | per CPU second of the worker | to off |"
-    )
-    with started(bake(folder, "postgresql")) as stack:
-        sink = free_port()
-        stack.start("sink", sys.executable, "-c", SINK, str(sink))
-        off = ("--factory", "app.tasks.bench:unmeasured")
-
-        def measure(*target: str, scrape: bool = False, **environment: str) -> list[float]:
-            stack.redis.flushall()
-            inside(stack, "reset()")
-            port = serve(stack, *target, **environment)
-            url = f"http://127.0.0.1:{port}/metrics"
-            loop = f"while sleep 1; do curl -s -o /dev/null {url if scrape else ''}; done"
-            stack.start("scraper", "sh", "-c", loop)
-            load(stack, port, 4, *NOTIFY, seconds=1)
-            result = load(stack, port, 16, *NOTIFY)
-            stack.redis.flushall()
-            inside(stack, "reset()")
-            stack.start_worker(**environment)
-            done = queued_and_run(stack, "enqueue", **environment)
-            for name in ("scraper", "worker", "api"):
-                stack.kill(name)
-            return [result["rate"], 1000 / result["cpu"], *done]
-
-        traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{sink}"}
-        results = alternate(
-            {
-                "both off": partial(measure, *off),
-                "metrics, scraped every second": partial(measure, "app.main:app", scrape=True),
-                "traces": partial(measure, *off, **traced),
-                "both": partial(measure, "app.main:app", scrape=True, **traced),
-            }
-        )
-    rows: list[str] = []
-    for name, many in results.items():
-        cells = columns(many, results["both off"])
-        add_row("cost", header, rows, name, *(cell for n, cell in enumerate(cells) if n % 3 != 1))
-
-
 def http(folder: Path) -> None:
     """The API beside that of the version before."""
     header = (
@@ -431,7 +377,7 @@ def session(folder: Path) -> None:
 
 def main() -> None:
     """Run the sections that are named, or all."""
-    sections = {f.__name__: f for f in (worker, jobs, notify, waiting_jobs, cost, http, session)}
+    sections = {f.__name__: f for f in (worker, jobs, notify, waiting_jobs, http, session)}
     parser = argparse.ArgumentParser()
     parser.add_argument("sections", nargs="*", choices=sections, default=list(sections))
     parser.add_argument("--folder", type=Path)

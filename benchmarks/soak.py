@@ -17,10 +17,10 @@ from pathlib import Path
 from threading import Event, Thread
 
 from benchmarks.tables import write
-from tests.run.test_jobs_faults import Faults, bake_faults, clients
+from tests.run.jobs.faults import Faults, bake_faults, clients
 
 EVERY = 8
-SETTINGS = {"JOB_MAX_WAITING_PER_USER": "1000000", "ACCESS_TOKEN_MINUTES": "600"}
+SETTINGS = {"ACCESS_TOKEN_MINUTES": "600"}
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def naps(stack: Faults) -> Iterator[dict[str, str]]:
                 return
             seconds = random.choice([0, 0.01, 0.1, 0.5])
             keys = [f"n{number}-{n}" for n in range(5)]
-            ids = stack.ask(f"naps({keys}, {seconds}, {random.choice([None, None, 3])})")
+            ids = stack.ask(f"naps({keys}, {seconds}, {random.choice([0, 0, 3])})")
             accepted.update(zip(ids, keys, strict=True))
 
     thread = Thread(target=queue)

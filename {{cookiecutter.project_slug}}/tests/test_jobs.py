@@ -10,18 +10,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.core.celery import celery_app
-from app.core.config.settings import settings
-from app.core.database import DATABASE_NOW, get_engine, session_scope
-from app.jobs import Job, JobStatus, cancel_job, delete_finished_jobs, enqueue, retry_job
+from app.core.database import get_engine, session_scope
+from app.jobs import Job, JobStatus, cancel_job, enqueue, retry_job
 from app.jobs.publisher import database_time, message
 from app.jobs.scheduler import dispatch
 from app.jobs.task import check_task
-from app.tasks.example_task import (
-    invite_user,
-    process_user_data,
-    send_notification,
-    unreliable_task,
-)
+from app.tasks.example_task import process_user_data, send_notification, unreliable_task
 from tests.jobs import change, finished, queue, queue_for_later, read
 
 HELLO: dict[str, Any] = {"user_id": 1, "message": "hello"}
@@ -46,20 +40,12 @@ def test_job_rolls_back_with_its_transaction(clean_database: None, unique: str |
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "error"),
-    [
-        ({"user_id": 1}, TypeError),
-        ({"user_id": 1, "message": "hello", "colour": "red"}, TypeError),
-        ({"user_id": 1, "message": object()}, TypeError),
-        ({"user_id": float("nan"), "message": "hello"}, ValueError),
-        ({"user_id": 1, "message": "x" * 2_000_000}, ValueError),
-    ],
+    "arguments",
+    [{"user_id": 1}, HELLO | {"colour": "red"}, HELLO | {"message": "x" * 2_000_000}],
 )
-def test_refuses_bad_arguments(
-    clean_database: None, kwargs: dict[str, Any], error: type[Exception]
-) -> None:
-    with session_scope() as session, pytest.raises(error):
-        enqueue(session, send_notification, **kwargs)
+def test_refuses_bad_arguments(clean_database: None, arguments: dict[str, Any]) -> None:
+    with session_scope() as session, pytest.raises((TypeError, ValueError)):
+        enqueue(session, send_notification, **arguments)
     assert count_jobs() == 0
 
 
@@ -73,44 +59,23 @@ def test_unique_job_is_queued_once(clean_database: None, redis: None) -> None:
     assert queue(send_notification, unique="hello:1", countdown=60, **HELLO) != first
 
 
-async def coroutine() -> None:
-    """A task that is a coroutine function."""
-
-
-def takes_an_owner(owner_id: int) -> None:
-    """A task with a parameter that ``enqueue`` has too."""
-
-
 @pytest.mark.parametrize(
-    ("function", "options", "problem"),
+    ("options", "problem"),
     [
-        (coroutine, {}, "is async"),
-        (takes_an_owner, {}, "rename owner_id"),
-        (count_jobs, {"priority": 3}, "has a priority"),
-        (count_jobs, {"rate_limit": "1/s"}, "has a rate_limit"),
-        (count_jobs, {"base": Task}, "bypasses JobTask"),
-        (count_jobs, {"job": False}, r"use \.delay"),
+        ({"priority": 3}, "has a priority"),
+        ({"rate_limit": "1/s"}, "has a rate_limit"),
+        ({"base": Task}, "bypasses JobTask"),
     ],
 )
-def test_refuses_a_task_that_cannot_be_a_job(
-    function: Any, options: dict[str, Any], problem: str
-) -> None:
+def test_refuses_a_task_that_cannot_be_a_job(options: dict[str, Any], problem: str) -> None:
     declare: Any = celery_app.task(name=problem, **options)
-    task = declare(function)
-    try:
-        with pytest.raises(TypeError, match=problem):
-            check_task(task)
-    finally:
-        celery_app.tasks.unregister(problem)
+    task = declare(count_jobs)
+    with pytest.raises(TypeError, match=problem):
+        check_task(task)
+    celery_app.tasks.unregister(problem)
 
 
 # On a real worker
-
-
-def test_success(clean_database: None, worker: Path) -> None:
-    job = finished(queue(send_notification, **HELLO))
-    assert (job.status, job.result) == ("SUCCESS", {"status": "sent", "user_id": 1})
-    assert job.attempts == 1
 
 
 def test_failure_can_be_retried(clean_database: None, worker: Path) -> None:
@@ -143,21 +108,7 @@ def test_plain_delay_works_as_in_celery(worker: Path) -> None:
     assert result.get(timeout=20) == {"status": "sent", "user_id": 1}
 
 
-def test_job_can_run_twice_with_one_effect(clean_database: None, worker: Path) -> None:
-    first = finished(queue(invite_user, email="new@example.com"))
-    second = finished(queue(invite_user, email="new@example.com"))
-    assert first.result == second.result
-
-
 # When something was lost: what beat does every two seconds
-
-
-def test_job_is_published_when_it_is_due(clean_database: None, worker: Path) -> None:
-    job_id = queue_for_later()
-    assert dispatch(celery_app) == 0
-    change(job_id, due_at=DATABASE_NOW)
-    assert dispatch(celery_app) == 1
-    assert finished(job_id).status == "SUCCESS"
 
 
 def test_lost_message_is_sent_again(clean_database: None, worker: Path) -> None:
@@ -170,42 +121,11 @@ def test_lost_message_is_sent_again(clean_database: None, worker: Path) -> None:
     assert finished(job_id).attempts == 1
 
 
-def lose_attempt(job_id: str, **values: Any) -> Job:
-    """Let a worker be killed in the middle of the job, and its time limit pass."""
-    with session_scope() as session:
-        before = database_time(session) - timedelta(hours=1)
-    change(job_id, status=JobStatus.STARTED, attempts=1, deadline=before, **values)
-    dispatch(celery_app)
-    return read(job_id)
-
-
 def test_lost_attempt_is_queued_again(clean_database: None, worker: Path) -> None:
-    job = lose_attempt(queue_for_later())
-    assert job.lost == 1
-    job = finished(job.id)
-    assert (job.status, job.attempts) == ("SUCCESS", 2)
-
-
-def test_job_that_was_lost_too_often_fails(clean_database: None, redis: None) -> None:
-    job = lose_attempt(queue_for_later(), lost=settings.celery.JOB_MAX_ATTEMPTS - 1)
-    assert job.status == JobStatus.FAILURE
-    assert job.result.startswith(f"lost {settings.celery.JOB_MAX_ATTEMPTS} times")
-
-
-def test_job_of_a_removed_task_fails(clean_database: None, redis: None) -> None:
     job_id = queue_for_later()
-    change(job_id, task="app.tasks.removed", due_at=DATABASE_NOW)
+    with session_scope() as session:  # The worker was killed, and the time limit is over.
+        before = database_time(session) - timedelta(hours=1)
+    change(job_id, status=JobStatus.STARTED, attempts=1, deadline=before)
     dispatch(celery_app)
-    assert read(job_id).result == "NotRegistered: there is no task app.tasks.removed"
-
-
-def test_old_finished_jobs_are_deleted(clean_database: None, redis: None) -> None:
-    old, new = queue_for_later(), queue_for_later()
-    with session_scope() as session:
-        now = database_time(session)
-    days = settings.celery.JOB_RETENTION_DAYS
-    change(old, status=JobStatus.SUCCESS, finished_at=now - timedelta(days=days, minutes=1))
-    change(new, status=JobStatus.SUCCESS, finished_at=now)
-    with session_scope() as session:
-        assert delete_finished_jobs(session) == 1
-    assert read(new).id == new
+    job = finished(job_id)
+    assert (job.status, job.attempts, job.lost) == ("SUCCESS", 2, 1)

@@ -266,6 +266,12 @@ def broken() -> None:
     raise OSError("disk full é \ud800")
 
 
+celery_app.conf.beat_schedule["expires"] = {
+    "task": "app.tasks.fault_tasks.nap",
+    "schedule": 1e9,
+    "args": ("expired",),
+    "options": {"queue": "slow", "expires": 60},
+}
 if "BEAT_EVERY" in os.environ:
     every = {"schedule": float(os.environ["BEAT_EVERY"])}
     mine = "app.tasks.fault_tasks"
@@ -367,7 +373,8 @@ def change(job_id: str, **values: Any) -> None:
         session.execute(update(Job).where(Job.id == job_id).values(values))
 
 
-names: dict[str, Any] = {}
+names: dict[str, Any] = {"DATABASE_NOW": DATABASE_NOW, "dispatch": dispatch, "new_job": new_job}
+names |= {"list_jobs": list_jobs, "run_schedule": run_schedule}
 
 
 def main() -> None:

@@ -114,7 +114,7 @@ def test_crashes_are_counted(stack: Faults) -> None:
 
 
 def test_time_limits(stack: Faults) -> None:
-    stack.start_worker(CELERY_TASK_SOFT_TIME_LIMIT="2", CELERY_TASK_TIME_LIMIT="4")
+    stack.start_worker(CELERY_TASK_SOFT_TIME_LIMIT="5", CELERY_TASK_TIME_LIMIT="9")
     soft = stack.add("nap", key="soft", seconds=60)
     hard = stack.add("stubborn", key="hard", seconds=60)
     assert "SoftTimeLimitExceeded" in stack.ends(soft, "FAILURE")["result"]
@@ -173,7 +173,7 @@ def test_row_is_told_what_celery_revokes(stack: Faults) -> None:
 
 def test_expired_message_revokes_its_job(stack: Faults) -> None:
     job = stack.ask(
-        "names.update(job=run_schedule(session, 'in slow')) or session.commit() or job.id"
+        "names.update(job=run_schedule(session, 'expires')) or session.commit() or job.id"
     )
     stack.ask(f"age({job!r}, 600, 600)")
     stack.ask(f"change({job!r}, resend_after=None)")

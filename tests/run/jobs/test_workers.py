@@ -126,9 +126,7 @@ def test_urls_of_redis_work(stack: Faults, variable: str, url: str) -> None:
         ("REDIS_URL", "sentinel://127.0.0.1"),
     ],
 )
-def test_urls_of_redis_that_do_not_work_are_refused(
-    stack: Faults, variable: str, url: str
-) -> None:
+def test_urls_of_redis_that_do_not_work_are_refused(stack: Faults, variable: str, url: str) -> None:
     with pytest.raises(AssertionError) as error:
         stack.run("celery", "-A", "app.core.celery.celery_app", "report", **{variable: url})
     assert variable in str(error.value)
