@@ -56,10 +56,15 @@ def sql(stack: Stack, *statements: str) -> list[tuple[str, ...]]:
     return rows
 
 
-def backup(stack: Stack, *arguments: str, **environment: str) -> Any:
-    """Run ``python -m app.backup`` and return what it prints; a wait ends after a minute."""
-    command = ("python", "-m", "app.backup", *arguments, "--json")
-    return json.loads(stack.run(*command, timeout=60, **environment))
+def backup(stack: Stack, *arguments: str, **environment: str) -> str:
+    """Run ``python -m app.backup`` and return what it prints; a wait ends after two minutes."""
+    return stack.run("python", "-m", "app.backup", *arguments, timeout=120, **environment)
+
+
+def create(stack: Stack, **environment: str) -> dict[str, Any]:
+    """Make a backup and return its manifest."""
+    manifest: dict[str, Any] = json.loads(backup(stack, "create", **environment))
+    return manifest
 
 
 def test_create_does_not_wait_for_open_transactions(start_stack: StartStack) -> None:
@@ -69,7 +74,7 @@ def test_create_does_not_wait_for_open_transactions(start_stack: StartStack) -> 
         python = stack.project / ".venv/bin/python"
         stack.start("transaction", python, "-c", OPEN_TRANSACTION)
         stack.wait_for_log("transaction", "inserted")
-        assert backup(stack, "create")["tables"]["t"] == 2
+        assert create(stack)["tables"]["t"] == 2
         backup(stack, "verify")
 
 
@@ -83,7 +88,8 @@ def test_create_accepts_a_view_whose_definer_is_gone(start_stack: StartStack) ->
             "CREATE DEFINER = former@localhost VIEW v AS SELECT n FROM t",
             "DROP USER former@localhost",
         )
-        dump = gzip.decompress(Path(backup(stack, "create")["path"]).read_bytes())
+        file = Path(stack.environment["BACKUP_DIR"]) / create(stack)["file"]
+        dump = gzip.decompress(file.read_bytes())
         sql(stack, "DROP VIEW v", "DROP TABLE t")
         client = find_program("mariadb", "mysql", install="apt install mariadb-client")
         options = ["-h127.0.0.1", f"-P{stack.database_port}", "-uapp", "-psecret", "app"]
@@ -119,7 +125,7 @@ def test_rows_are_restored_under_the_settings_of_the_database(start_stack: Start
         sql(stack, *DEPENDENT)
         sql(stack, *DEPENDENT_TABLE)  # in a new session, which has the settings
         assert sql(stack, DEPENDENT_ROWS) == expected
-        backup(stack, "create")
+        create(stack)
         backup(stack, "verify")
         sql(stack, "TRUNCATE t")
         backup(stack, "restore", "--yes")
@@ -159,11 +165,11 @@ def test_verify_runs_nothing_from_the_store_while_there_is_a_local_backup(
         store = tmp_path / "store"
         store.mkdir()
         sql(stack, "CREATE TABLE t (n int)", "INSERT INTO t VALUES (7)")
-        made = backup(stack, "create", BACKUP_COPY_URL=store.as_uri())
+        made = create(stack, BACKUP_COPY_URL=store.as_uri())
         put_into_store(store, "DROP DATABASE app WITH (FORCE)")
         verified = backup(stack, "verify", BACKUP_COPY_URL=store.as_uri())
         assert sql(stack, "SELECT n FROM t") == [("7",)]
-        assert verified["file"] == made["file"]
+        assert made["file"] in verified
 
 
 def test_a_copy_that_is_not_encrypted_is_refused_where_copies_are_encrypted(
@@ -183,9 +189,9 @@ def test_a_copy_that_is_not_encrypted_is_refused_where_copies_are_encrypted(
         plain, secret = tmp_path / "plain", tmp_path / "secret"
         plain.mkdir()
         secret.mkdir()
-        backup(stack, "create", BACKUP_COPY_URL=plain.as_uri())
+        create(stack, BACKUP_COPY_URL=plain.as_uri())
         with pytest.raises(AssertionError, match="not encrypted"):
             backup(stack, "verify", BACKUP_COPY_URL=plain.as_uri(), **new_machine)
         assert list((tmp_path / "new").glob("*.gz")) == []
-        backup(stack, "create", BACKUP_COPY_URL=secret.as_uri(), **encrypted)
+        create(stack, BACKUP_COPY_URL=secret.as_uri(), **encrypted)
         backup(stack, "verify", BACKUP_COPY_URL=secret.as_uri(), **new_machine)
