@@ -145,7 +145,7 @@ def restore() -> str | None:
 def finish_by_hand(error: BackupError) -> None:
     """Run the commands at the end of the error message in a shell, as they are printed."""
     lines = str(error).splitlines()
-    commands = [line for line in lines if line.startswith(("  export ", "  { "))]
+    commands = [line for line in lines if line.startswith(("  export ", "  ("))]
     subprocess.run(
         ["sh", "-e"],
         input="\n".join(commands),
