@@ -1,10 +1,12 @@
 """Off-site copies on a server that speaks the S3 protocol, and their faults."""
 
+import json
 import os
+import socket
+import stat
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,12 +14,18 @@ import obstore
 import pyrage
 import pytest
 import sqlalchemy as sa
-
-from app import backup
-from app.backup import BackupConfig, create_backup, folder, restore_backup, verify_backup
-from app.backup import settings as backup_settings
-from app.backup.copy import _store
-from tests.backup import content
+from app.backup import (
+    BackupError,
+    InvalidBackupError,
+    copies,
+    create_backup,
+    database,
+    files,
+    operations,
+    verify_backup,
+)
+from app.core.config.settings import settings
+from tests.backup.conftest import TEXTS, delete_all, read
 from tests.servers import free_port, listens, running, wait_until
 
 
@@ -35,9 +43,9 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def copied(
-    config: BackupConfig, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> BackupConfig:
-    """A filled database whose backups are copied to the S3 server."""
+    live: sa.Engine, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> pytest.MonkeyPatch:
+    """The backups are copied to the S3 server."""
     variables = {
         "AWS_ENDPOINT": endpoint,
         "AWS_ACCESS_KEY_ID": "key",
@@ -47,144 +55,188 @@ def copied(
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return replace(config, copy_url=f"s3://bucket/{tmp_path.name}")
+    set_backup(monkeypatch, COPY_URL=f"s3://bucket/{tmp_path.name}")
+    return monkeypatch
 
 
-def objects(config: BackupConfig) -> list[str]:
-    store = _store(config)
-    return sorted(one["path"] for page in obstore.list(store) for one in page)
+def set_backup(patch: pytest.MonkeyPatch, **values: object) -> None:
+    for name, value in values.items():
+        patch.setattr(settings.backup, f"BACKUP_{name}", value)
+
+
+def objects() -> list[str]:
+    with copies.open_store() as store:
+        return sorted(one["path"] for page in obstore.list(store) for one in page)
+
+
+def put(name: str, data: bytes) -> None:
+    with copies.open_store() as store:
+        obstore.put(store, name, data)
 
 
 def test_restores_from_the_bucket_on_a_new_machine(
-    copied: BackupConfig, live: sa.Engine, tmp_path: Path
+    copied: pytest.MonkeyPatch, live: sa.Engine, tmp_path: Path
 ) -> None:
-    before = content.read(live)
-    made = create_backup(copied)
-    assert objects(copied) == [made["file"], f"{made['file']}.json"]
-    with live.begin() as conn:
-        conn.execute(content.blobs.delete())
-    live.dispose()
-    machine = replace(copied, directory=tmp_path / "new")
-    assert backup.list_backups(machine)[0]["places"] == ["copy"]
-    assert verify_backup(machine)["file"] == made["file"]
-    assert backup.list_backups(machine)[0]["places"] == ["local", "copy"]
-    restore_backup(machine)
-    assert content.read(live) == before
+    made = create_backup()
+    assert objects() == [made.file, f"{made.file}.json"]
+    delete_all(live)
+    set_backup(copied, DIR=tmp_path / "new")
+    assert [one.file for one in copies.list_copies(database.name())] == [made.file]
+    assert verify_backup().file == made.file
+    operations.restore_backup(None, lambda manifest: True)
+    assert read(live) == TEXTS
 
 
-def test_age_opens_a_copy_with_any_of_the_keys(copied: BackupConfig, tmp_path: Path) -> None:
+def test_age_opens_a_copy_with_any_of_the_keys(copied: pytest.MonkeyPatch, tmp_path: Path) -> None:
     keys = [pyrage.x25519.Identity.generate() for _ in range(2)]
-    encrypted = replace(copied, age_recipients=tuple(str(key.to_public()) for key in keys))
-    made = create_backup(encrypted)
-    store = _store(copied)
-    (tmp_path / "copy.age").write_bytes(bytes(obstore.get(store, f"{made['file']}.age").bytes()))
+    set_backup(copied, AGE_RECIPIENTS=[str(key.to_public()) for key in keys])
+    made = create_backup()
+    with copies.open_store() as store:
+        (tmp_path / "copy.age").write_bytes(bytes(obstore.get(store, f"{made.file}.age").bytes()))
     for number, key in enumerate(keys):
         (tmp_path / f"{number}.txt").write_text(str(key))
         command = ["age", "-d", "-i", tmp_path / f"{number}.txt", tmp_path / "copy.age"]
         plain = subprocess.run(command, capture_output=True, check=True).stdout
-        assert plain == Path(made["path"]).read_bytes()
-    machine = replace(encrypted, directory=tmp_path / "new")
-    with pytest.raises(backup.CopyError, match="BACKUP_AGE_IDENTITY_FILE"):
-        verify_backup(machine)
+        assert plain == made.path.read_bytes()
+    set_backup(copied, DIR=tmp_path / "new")
+    with pytest.raises(BackupError, match="BACKUP_AGE_IDENTITY_FILE"):
+        verify_backup()
     (tmp_path / "wrong.txt").write_text(str(pyrage.x25519.Identity.generate()))
-    with pytest.raises(backup.CopyError):
-        verify_backup(replace(machine, age_identity_file=tmp_path / "wrong.txt"))
-    assert not any(path.name.endswith(".gz") for path in machine.directory.iterdir())
-    verify_backup(replace(machine, age_identity_file=tmp_path / "1.txt"))
+    set_backup(copied, AGE_IDENTITY_FILE=tmp_path / "wrong.txt")
+    with pytest.raises(BackupError, match="off-site copy"):
+        verify_backup()
+    assert list((tmp_path / "new").glob("*")) == []
+    set_backup(copied, AGE_IDENTITY_FILE=tmp_path / "1.txt")
+    verify_backup()
 
 
-def test_a_bucket_that_is_gone_and_a_server_that_is_away(
-    copied: BackupConfig, monkeypatch: pytest.MonkeyPatch
+def test_a_copy_that_is_not_encrypted_is_refused(
+    copied: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(backup.CopyError) as gone:
-        create_backup(replace(copied, copy_url="s3://nowhere/x"))
-    with monkeypatch.context() as patch:
+    create_backup()
+    key = pyrage.x25519.Identity.generate()
+    set_backup(copied, DIR=tmp_path / "new", AGE_RECIPIENTS=[str(key.to_public())])
+    with pytest.raises(InvalidBackupError, match="not encrypted"):
+        verify_backup()
+
+
+def test_the_store_is_not_asked_while_there_is_a_local_backup(copied: pytest.MonkeyPatch) -> None:
+    made = create_backup()
+    forged = made.model_copy(update={"file": made.file.replace("_backup_2", "_backup_9")})
+    forged.sequence, forged.copy_file = made.sequence + 10**6, forged.file
+    put(forged.file, b"DROP DATABASE")
+    put(f"{forged.file}.json", forged.model_dump_json().encode())
+    assert verify_backup().file == made.file
+    copied.setenv("AWS_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    assert verify_backup().file == made.file
+
+
+@pytest.mark.parametrize("field", ["file", "copy_file"])
+def test_a_manifest_of_the_store_names_no_path(
+    copied: pytest.MonkeyPatch, tmp_path: Path, field: str
+) -> None:
+    made = create_backup()
+    text = json.loads(made.model_dump_json())
+    text[field] = f"../{made.file}"
+    put(f"{made.file}.json", json.dumps(text).encode())
+    set_backup(copied, DIR=tmp_path / "new")
+    for file in (None, made.file):
+        with pytest.raises(InvalidBackupError):
+            verify_backup(file)
+    assert copies.list_copies(database.name()) == []
+
+
+def test_a_bucket_that_is_gone_and_a_server_that_is_away(copied: pytest.MonkeyPatch) -> None:
+    with copied.context() as patch:
+        set_backup(patch, COPY_URL="s3://nowhere/x")
+        with pytest.raises(BackupError) as gone:
+            create_backup()
+        patch.undo()
+    with copied.context() as patch:
         patch.setenv("AWS_ENDPOINT", f"http://127.0.0.1:{free_port()}")
-        with pytest.raises(backup.CopyError) as away:
-            create_backup(copied)
+        with pytest.raises(BackupError) as away:
+            create_backup()
     assert "secret" not in f"{gone.value} {away.value}"
-    create_backup(copied)
-    assert len(objects(copied)) == 6  # what failed was repeated
+    assert "\n" not in f"{gone.value} {away.value}"
+    create_backup()
+    assert len(objects()) == 6  # what failed was repeated
 
 
-def test_local_backups_restore_while_the_store_is_away(
-    copied: BackupConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = create_backup(copied)
-    monkeypatch.setenv("AWS_ENDPOINT", f"http://127.0.0.1:{free_port()}")
-    assert verify_backup(copied)["file"] == made["file"]
+def test_a_server_that_hangs_is_given_up(copied: pytest.MonkeyPatch) -> None:
+    copied.setattr(copies, "LIMITS", copies.LIMITS | {"timeout": "1s"})
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        copied.setenv("AWS_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(BackupError, match="off-site copy"):
+            create_backup()
+    assert len(files.list_backups(database.name())) == 1
 
 
 def test_the_newest_is_taken_after_the_folder_was_lost(
-    copied: BackupConfig, tmp_path: Path
+    copied: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for _ in range(3):
-        create_backup(copied)
-    machine = replace(copied, directory=tmp_path / "new")
-    made = create_backup(machine)
-    assert verify_backup(machine)["file"] == made["file"]
-    assert backup.list_backups(machine)[0]["file"] == made["file"]
+        create_backup()
+    set_backup(copied, DIR=tmp_path / "new")
+    made = create_backup()
+    assert verify_backup().file == made.file
+    assert copies.list_copies(database.name())[0].file == made.file
 
 
-def test_a_clock_that_was_wrong_costs_no_copy(
-    copied: BackupConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_that_was_wrong_costs_no_backup_and_no_copy(copied: pytest.MonkeyPatch) -> None:
     for _ in range(3):
-        create_backup(copied)
-    with monkeypatch.context() as patch:
-        past = folder.now() - timedelta(days=40)
-        patch.setattr(folder, "now", lambda: past)
-        newest = create_backup(copied)
-    assert backup.prune_backups(copied, 30) == []
-    assert newest["file"] in objects(copied)
-    assert backup.list_backups(copied)[0]["file"] == newest["file"]
-    assert backup.backup_status(copied)["last_copy_age"] > 39 * 24 * 3600
+        create_backup()
+    with copied.context() as patch:
+        past = files.now() - timedelta(days=40)
+        patch.setattr(files, "now", lambda: past)
+        newest = create_backup()
+    assert operations.prune_backups(30) == []
+    assert newest.file in objects()
+    assert files.list_backups(database.name())[0].file == newest.file
 
 
-def test_variables_of_other_programs_are_ignored(
-    copied: BackupConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_PROFILE", "work")
-    monkeypatch.setenv("AWS_UNKNOWN", "x")
-    create_backup(copied)
-    assert len(objects(copied)) == 2
+def test_retention_applies_to_the_copies(copied: pytest.MonkeyPatch) -> None:
+    for days in (50, 40, 0):
+        with copied.context() as patch:
+            past = files.now() - timedelta(days=days)
+            patch.setattr(files, "now", lambda past=past: past)
+            create_backup()
+    set_backup(copied, KEEP_AT_LEAST=1)
+    assert len(operations.prune_backups(45)) == 2  # the local one and its copy
+    assert len(objects()) == 4
 
 
-def test_credentials_are_read_from_the_env_file(
-    copied: BackupConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines = ["AWS_SECRET_ACCESS_KEY=from-file", "AWS_REGION=of-the-file", "OTHER=x", "AWS_EMPTY="]
-    (tmp_path / ".env").write_text("\n".join(lines))
-    monkeypatch.setattr(backup_settings, "ENV_FILE", tmp_path / ".env")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    backup_settings.load_object_store_variables()
-    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "from-file"
-    assert os.environ["AWS_REGION"] == "us-east-1"
-    assert not {"OTHER", "AWS_EMPTY"} & set(os.environ)
-    create_backup(copied)
+def test_a_killed_download_is_replaced(copied: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = create_backup()
+    set_backup(copied, DIR=tmp_path / "new")
+    with files.partial_file(database.name(), database.server(), "plain") as left:
+        leftover = Path(left.name)
+    (tmp_path / "elsewhere").write_text("untouched")
+    leftover.symlink_to(tmp_path / "elsewhere")
+    verify_backup()
+    assert sorted(one.name for one in leftover.parent.iterdir()) == [made.file, f"{made.file}.json"]
+    assert (tmp_path / "elsewhere").read_text() == "untouched"
 
 
-def test_a_killed_download_is_removed(copied: BackupConfig) -> None:
-    create_backup(copied)
-    for name in (".{}download.partial", ".{}x.sql.gz.json.partial"):
-        (copied.directory / name.format(folder.prefix(copied))).touch()
-    create_backup(copied)
-    assert len(list(copied.directory.iterdir())) == 4
-
-
-def test_a_damaged_copy_is_refused(copied: BackupConfig, tmp_path: Path) -> None:
-    made = create_backup(copied)
-    store = _store(copied)
-    obstore.put(store, made["file"], b"damaged")
-    with pytest.raises(backup.InvalidBackupError):
-        verify_backup(replace(copied, directory=tmp_path / "new"))
+def test_a_damaged_copy_is_refused(copied: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    put(create_backup().file, b"damaged")
+    set_backup(copied, DIR=tmp_path / "new")
+    with pytest.raises(InvalidBackupError):
+        verify_backup()
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_data_without_a_manifest_is_no_copy(copied: BackupConfig) -> None:
-    made = create_backup(copied)
-    store = _store(copied)
-    obstore.delete(store, f"{made['file']}.json")
-    assert backup.list_backups(copied)[0]["places"] == ["local"]
-    create_backup(copied)
-    assert len(objects(copied)) == 4
+def test_what_the_store_lost_is_copied_again(copied: pytest.MonkeyPatch) -> None:
+    made = create_backup()
+    with copies.open_store() as store:
+        obstore.delete(store, made.file)
+    assert copies.list_copies(database.name()) == []
+    create_backup()
+    assert len(objects()) == 4
+
+
+def test_copies_in_a_folder_are_private(copied: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "copies").mkdir()
+    set_backup(copied, COPY_URL=f"file://{tmp_path}/copies")
+    create_backup()
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "copies").iterdir()]
+    assert modes == [0o600, 0o600]

@@ -1,27 +1,18 @@
 """Backups of PostgreSQL: hard schemas, and everything that was once lost or refused."""
 
-import gzip
-import hashlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import sqlalchemy as sa
-from app import backup
-from app.backup import (
-    BackupConfig,
-    create_backup,
-    folder,
-    postgresql,
-    restore_backup,
-    verify_backup,
-)
-from tests.backup import dialect_postgresql as dialect
+from app.backup import BackupError, create_backup, database, files, operations, verify_backup
+from app.core.config.settings import settings
+from tests.servers.database import DATABASE_URL
 
 SCHEMAS = {
     "types": """
@@ -106,267 +97,323 @@ SCHEMAS = {
 }
 
 
-def connect(url: str) -> psycopg.Connection:
-    """Connect to a database; each statement is a transaction."""
-    given = sa.make_url(url).translate_connect_args(username="user", database="dbname")
-    return psycopg.connect(**given, autocommit=True)
+def url_of(name: str, **changes: Any) -> str:
+    """Return the URL of a database on the server of the tests."""
+    url = sa.make_url(DATABASE_URL).set(database=name, **changes)
+    return url.render_as_string(hide_password=False)
+
+
+def sql(statements: str, name: str = "") -> list[Any]:
+    """Run statements in the live database (or another) as a superuser; each is a transaction."""
+    given = sa.make_url(url_of(name or database.name()))
+    arguments = given.translate_connect_args(username="user", database="dbname")
+    with closing(psycopg.connect(**arguments, autocommit=True)) as connection:
+        cursor = connection.execute(statements.encode())
+        return cursor.fetchall() if cursor.description else []
 
 
 @pytest.fixture
-def sql() -> Callable[[str, str], list[Any]]:
-    """A function that runs statements in a database as superuser."""
+def new_database(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., str]]:
+    """A function that creates a database, to which the settings point then."""
+    made: list[str] = []
+    monkeypatch.setattr(settings.backup, "BACKUP_DIR", tmp_path / "backups")
 
-    def run(url: str, statements: str) -> list[Any]:
-        with connect(url) as conn:
-            cursor = conn.execute(statements.encode())
-            return cursor.fetchall() if cursor.description else []
+    def create(options: str = "", name: str = "") -> str:
+        made.append(name or f"backup_{os.getpid()}_{len(made)}")
+        sql(f'CREATE DATABASE "{made[-1]}" {options}', "postgres")
+        monkeypatch.setattr(settings.database, "DATABASE_URL", url_of(made[-1]))
+        return made[-1]
 
-    return run
+    yield create
+    monkeypatch.setattr(settings.backup, "BACKUP_DATABASE_URL", None)
+    for name in made:
+        monkeypatch.setattr(settings.database, "DATABASE_URL", url_of(name))
+        for kind in ("verify", "restore", "old"):
+            for side in database.sides(kind):
+                database.drop(side)
+        database.drop(name)
 
 
 @pytest.fixture
-def filled(new_url: Callable[[], str], tmp_path: Path, sql: Callable[..., Any]) -> BackupConfig:
-    """A small database."""
-    url = new_url()
-    sql(url, "CREATE TABLE t AS SELECT n FROM generate_series(1, 100) n")
-    return BackupConfig(url, tmp_path / "backups")
+def filled(new_database: Callable[..., str]) -> str:
+    """The name of a database with a table of 100 rows."""
+    name = new_database()
+    sql("CREATE TABLE t AS SELECT n FROM generate_series(1, 100) n")
+    return name
 
 
 @pytest.fixture
-def limited(filled: BackupConfig, sql: Callable[..., Any]) -> Iterator[BackupConfig]:
-    """The same, with a role that is no superuser but owns the database."""
-    url = sa.make_url(filled.url)
-    sql(filled.url, "CREATE ROLE limited LOGIN CREATEDB PASSWORD 'x'")
-    sql(filled.url, f'ALTER DATABASE "{url.database}" OWNER TO limited')
-    sql(filled.url, "ALTER TABLE t OWNER TO limited")
-    yield replace(filled, url=url.set(username="limited", password="x").render_as_string(False))
-    dialect.drop_database(filled.url)
-    sql(str(url.set(database="postgres").render_as_string(False)), "DROP ROLE limited")
+def limited(filled: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Backups are made by a role that is no superuser but owns the database."""
+    sql(f"""CREATE ROLE limited LOGIN CREATEDB PASSWORD 'x'; ALTER TABLE t OWNER TO limited;
+            ALTER SCHEMA public OWNER TO limited; ALTER DATABASE {filled} OWNER TO limited""")
+    url = url_of(filled, username="limited", password="x")
+    monkeypatch.setattr(settings.backup, "BACKUP_DATABASE_URL", url)
+    yield
+    for side in [*database.sides("old"), *database.sides("restore")]:
+        database.drop(side)
+    sql("REASSIGN OWNED BY limited TO test; DROP OWNED BY limited", filled)
+    sql("DROP ROLE limited", "postgres")
 
 
-def dumped(url: str) -> str:
-    """Return the whole database as pg_dump writes it."""
-    parts = sa.make_url(url).set(drivername="postgresql").render_as_string(False)
-    parts = parts.replace(" ", "%20")  # libpq 18 refuses a space
-    done = subprocess.run(["pg_dump", parts], capture_output=True, text=True, check=True)
-    return "\n".join(line for line in done.stdout.splitlines() if "restrict" not in line)
+def restore(file: str | None = None, foreign: bool = False) -> str | None:
+    return operations.restore_backup(file, lambda manifest: True, foreign=foreign)
 
 
-def name_of(config: BackupConfig) -> str:
-    return str(sa.make_url(config.url).database)
+def dumped(name: str, *options: str) -> str:
+    """Return a whole database as pg_dump writes it."""
+    parts = sa.make_url(url_of(name)).set(drivername="postgresql").render_as_string(False)
+    command = ["pg_dump", *options, parts.replace(" ", "%20")]  # libpq 18 refuses a space
+    done = subprocess.run(command, capture_output=True, check=True)
+    lines = done.stdout.decode(errors="surrogateescape").splitlines()
+    return "\n".join(line for line in lines if "restrict" not in line)
+
+
+def native_restore(backup: Path, name: str) -> None:
+    """gunzip -c BACKUP | psql DATABASE"""
+    url = sa.make_url(url_of(name))
+    variables = {"PGPASSWORD": str(url.password), "BACKUP": str(backup), "DATABASE": name}
+    options = f"-q -X -v ON_ERROR_STOP=1 -h {url.host} -p {url.port} -U {url.username}"
+    command = f'gunzip -c "$BACKUP" | psql {options} "$DATABASE"'
+    bash = ["bash", "-o", "pipefail", "-c", command]
+    subprocess.run(bash, env=os.environ | variables, check=True)
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_round_trip(
-    schema: str, new_url: Callable[[], str], tmp_path: Path, sql: Callable[..., Any]
-) -> None:
-    config = BackupConfig(new_url(), tmp_path / "backups")
-    sql(config.url, SCHEMAS[schema])
-    before = dumped(config.url)
-    path = Path(create_backup(config)["path"])
-    verify_backup(config)
-    other = new_url()
-    dialect.native_restore(path, other)
+def test_round_trip(schema: str, new_database: Callable[..., str]) -> None:
+    other, name = new_database(), new_database()
+    sql(SCHEMAS[schema])
+    before = dumped(name)
+    path = create_backup().path
+    native_restore(path, other)
     assert dumped(other) == before
-    sql(config.url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    assert restore_backup(config)["warnings"] == []
-    assert dumped(config.url) == before
+    sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    restore()
+    assert dumped(name) == before
 
 
-def test_properties_of_the_database_come_back(
-    new_url: Callable[[], str], tmp_path: Path, sql: Callable[..., Any]
-) -> None:
-    admin = new_url()
-    name = f"{sa.make_url(admin).database}_icu"
-    with connect(admin) as conn:
-        conn.execute("SET allow_in_place_tablespaces = on")
-        conn.execute("CREATE TABLESPACE elsewhere LOCATION ''")
-    sql(
-        admin,
-        f"""CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'de'
-        TABLESPACE elsewhere CONNECTION LIMIT 7""",
+def test_properties_of_the_database_come_back(new_database: Callable[..., str]) -> None:
+    given = sa.make_url(DATABASE_URL).translate_connect_args(username="user", database="dbname")
+    with psycopg.connect(**given | {"dbname": "postgres"}, autocommit=True) as connection:
+        connection.execute("SET allow_in_place_tablespaces = on")
+        connection.execute("CREATE TABLESPACE elsewhere LOCATION ''")
+    name = new_database(
+        "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'de' TABLESPACE elsewhere"
+        " CONNECTION LIMIT 7"
     )
-    config = BackupConfig(
-        sa.make_url(admin).set(database=name).render_as_string(False), tmp_path / "backups"
-    )
-    sql(admin, f"COMMENT ON DATABASE {name} IS 'a {{comment}}'")
     for setting in (
         "work_mem TO '7MB'",
         'search_path TO "$user", public, "a b"',
         "role TO 'pg_monitor'",
         "default_transaction_read_only TO on",
-        "my.own TO 'x y'",
+        "my.own TO 'x; y'",
     ):
-        sql(admin, f"ALTER DATABASE {name} SET {setting}")
+        sql(f"ALTER DATABASE {name} SET {setting}", "postgres")
     sql(
-        admin,
-        f"REVOKE ALL ON DATABASE {name} FROM PUBLIC; GRANT CONNECT ON DATABASE {name} TO pg_monitor",
+        f"""COMMENT ON DATABASE {name} IS 'a {{comment}}; ''of'' two
+            lines'; REVOKE ALL ON DATABASE {name} FROM PUBLIC;
+            GRANT CONNECT ON DATABASE {name} TO pg_monitor;
+            ALTER ROLE test IN DATABASE {name} SET work_mem TO '8MB'""",
+        "postgres",
     )
-    query = postgresql.PROPERTIES.replace("%s", f"'{name}'")
-    before = sql(admin, query)
-    create_backup(config)
-    assert restore_backup(config)["warnings"] == []
-    assert sql(admin, query) == before
-    dialect.drop_database(config.url)
-    assert restore_backup(config)["warnings"] == []
-    assert sql(admin, query) == before
-    dialect.drop_database(config.url)
-    sql(admin, "DROP TABLESPACE elsewhere")
+    before = dumped(name, "--create")
+    create_backup()
+    restore()
+    assert dumped(name, "--create") == before
+    for side in [*database.sides("old"), name]:
+        database.drop(side)
+    restore()  # with what the manifest says
+    assert dumped(name, "--create") == before
+    database.drop(name)
+    sql("DROP TABLESPACE elsewhere", "postgres")
 
 
-def test_limits_of_the_role_stop_nothing(limited: BackupConfig, sql: Callable[..., Any]) -> None:
-    create_backup(limited)
-    sql(limited.url, "ALTER ROLE limited SET statement_timeout = '1ms'")
-    sql(limited.url, "ALTER ROLE limited SET default_transaction_read_only = on")
-    create_backup(limited)
-    verify_backup(limited)
-    restore_backup(limited)
-
-
-def test_an_extension_that_needs_a_superuser_is_named(
-    limited: BackupConfig, filled: BackupConfig, sql: Callable[..., Any]
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("LATIN1", "Üñï"), ("EUC_JP", "日本語"), ("SQL_ASCII", "plain")]
+)
+def test_databases_in_other_encodings(
+    new_database: Callable[..., str], encoding: str, text: str
 ) -> None:
-    sql(filled.url, "CREATE EXTENSION pageinspect")
-    assert "pageinspect" in create_backup(limited)["notes"][0]
-    with pytest.raises(backup.DatabaseError, match="pageinspect"):
-        verify_backup(limited)
-    assert postgresql.side_databases(limited.url, "restore") == []
-    verify_backup(filled)
+    name = new_database(f"TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+    client = "SET client_encoding TO utf8;"
+    sql(f"{client} CREATE TABLE t (x text); INSERT INTO t VALUES ('{text}')")
+    sql(f'{client} CREATE TABLE "{text}" (x text)')
+    before = dumped(name)
+    create_backup()
+    sql("DROP TABLE t")
+    restore()
+    assert dumped(name) == before
+    if encoding == "SQL_ASCII":  # which takes any bytes
+        sql(r"SET client_encoding TO SQL_ASCII; INSERT INTO t VALUES (E'\\xff')")
+        before = dumped(name)
+        create_backup()
+        restore()
+        assert dumped(name) == before
 
 
-def test_a_subscription_is_left_out_and_named(
-    filled: BackupConfig, sql: Callable[..., Any]
-) -> None:
+@pytest.mark.parametrize("name", ["a/b ü", 'Say "hi"', "x" * 60])
+def test_odd_names(new_database: Callable[..., str], name: str) -> None:
+    quoted = name.replace('"', '""')
+    new_database(name=quoted)
+    settings.database.DATABASE_URL = url_of(name)
+    sql("CREATE TABLE t AS SELECT 1 AS n", name)
+    create_backup()
+    sql("DROP TABLE t", name)
+    restore()
+    assert sql("SELECT n FROM t", name) == [(1,)]
+    operations.drop_old(lambda side: True)
+    database.drop(name)
+    settings.database.DATABASE_URL = url_of(quoted)
+
+
+def test_rows_come_under_the_settings_of_the_database(new_database: Callable[..., str]) -> None:
+    name = new_database()
     sql(
-        filled.url,
-        "CREATE SUBSCRIPTION s CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false)",
+        f"ALTER DATABASE {name} SET app.salt = 'pepper'; ALTER DATABASE {name} SET timezone = 'Asia/Tokyo'"
     )
-    assert "subscription s" in create_backup(filled)["notes"][0]
-    verify_backup(filled)
-    assert "subscription s" in restore_backup(filled)["warnings"][0]
-    assert postgresql.side_databases(filled.url, "restore") == []
-    for name in (name_of(filled), *postgresql.side_databases(filled.url, "old")):
-        url = sa.make_url(filled.url).set(database=name).render_as_string(False)
-        for (found,) in sql(
-            url,
-            f"""SELECT subname FROM pg_subscription JOIN pg_database d
-                ON d.oid = subdbid WHERE datname = '{name}'""",
-        ):
-            sql(url, f"ALTER SUBSCRIPTION {found} DISABLE")
-            sql(url, f"ALTER SUBSCRIPTION {found} SET (slot_name = NONE)")
-            sql(url, f"DROP SUBSCRIPTION {found}")
-
-
-def test_many_tables_and_large_objects(filled: BackupConfig, sql: Callable[..., Any]) -> None:
+    sql("""CREATE FUNCTION salted(text) RETURNS text IMMUTABLE LANGUAGE sql
+           AS 'SELECT $1 || current_setting(''app.salt'')';
+           CREATE TABLE t (day text, salted text GENERATED ALWAYS AS (salted('salt and ')) STORED)""")
+    sql("INSERT INTO t VALUES ('x')")
     sql(
-        filled.url,
-        """DO $$ BEGIN FOR n IN 1..2100 LOOP
+        "CREATE MATERIALIZED VIEW m AS SELECT ('2026-01-01 20:00:00Z'::timestamptz)::date::text AS day"
+    )
+    create_backup()
+    restore()
+    assert sql("SELECT t.salted, m.day FROM t, m") == [("salt and pepper", "2026-01-02")]
+
+
+def test_a_difference_stops_before_the_swap(filled: str) -> None:
+    sql("SELECT pg_create_physical_replication_slot('physical')")
+    sql("INSERT INTO t VALUES (101)")
+    create_backup()
+    sql("""CREATE ROLE leaving; DO $$ BEGIN EXECUTE format('GRANT CONNECT ON DATABASE %I TO leaving',
+           current_database()); END $$""")
+    made = create_backup()
+    sql(f"REVOKE CONNECT ON DATABASE {filled} FROM leaving; DROP ROLE leaving", "postgres")
+    database.drop(filled)  # Now the manifest says what is wanted, and the role is missing.
+    with pytest.raises(BackupError, match="not swapped") as caught:
+        restore()
+    (side,) = database.sides("restore")
+    url = sa.make_url(DATABASE_URL)
+    variables = {"PGHOST": url.host, "PGPORT": url.port, "PGUSER": url.username}
+    variables |= {"PGPASSWORD": url.password}
+    environment = os.environ | {key: str(text) for key, text in variables.items()}
+    message = str(caught.value)
+    assert "leaving" in message
+    for line in message.partition("run:")[2].strip().splitlines():
+        subprocess.run(["bash", "-c", line], env=environment, check=True, capture_output=True)
+    assert sql("SELECT count(*) FROM t") == [(101,)]
+    assert side not in database.sides("restore")
+    assert made.revision is None
+    sql("SELECT pg_drop_replication_slot('physical')", "postgres")
+
+
+def test_a_subscription_is_named_and_stops_the_swap(filled: str) -> None:
+    sql("CREATE SUBSCRIPTION s CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false)")
+    assert "subscription s" in create_backup().notes[0]
+    verify_backup()
+    with pytest.raises(BackupError, match="subscription s"):
+        restore()
+    sql("ALTER SUBSCRIPTION s SET (slot_name = NONE); DROP SUBSCRIPTION s")
+    restore()
+
+
+@pytest.mark.usefixtures("limited")
+def test_limits_of_the_role_stop_nothing() -> None:
+    sql("ALTER ROLE limited SET statement_timeout = '1ms'")
+    sql("ALTER ROLE limited SET default_transaction_read_only = on")
+    assert create_backup().notes == []
+    verify_backup()
+    assert restore()
+
+
+@pytest.mark.usefixtures("limited")
+def test_notes_name_what_a_plain_role_cannot_restore(monkeypatch: pytest.MonkeyPatch) -> None:
+    sql(
+        "CREATE EXTENSION pageinspect; CREATE TABLE of_another (n int); GRANT ALL ON of_another TO limited"
+    )
+    sql("ALTER ROLE limited NOCREATEDB")
+    notes = " ".join(create_backup().notes)
+    for word in ("pageinspect", "role test", "CREATEDB", "BACKUP_DATABASE_URL"):
+        assert word in notes
+    with pytest.raises(BackupError, match="permission denied to create database"):
+        verify_backup()
+    sql("ALTER ROLE limited CREATEDB")
+    with pytest.raises(BackupError, match="pageinspect"):
+        verify_backup()
+    assert database.sides("verify") == []
+    monkeypatch.setattr(settings.backup, "BACKUP_DATABASE_URL", None)
+    verify_backup()
+
+
+def test_a_function_that_needs_a_search_path_is_named(filled: str) -> None:
+    sql("""CREATE FUNCTION f(n int) RETURNS bigint IMMUTABLE LANGUAGE sql
+           AS 'SELECT count(*) FROM t WHERE t.n < $1'; CREATE INDEX ON t (f(n))""")
+    create_backup()
+    with pytest.raises(BackupError, match='CONTEXT:  SQL function "f"'):
+        verify_backup()
+
+
+def test_login_event_trigger(filled: str) -> None:
+    if sql("SHOW server_version_num")[0][0] < "170000":
+        pytest.skip("login event triggers came with PostgreSQL 17")
+    sql("""CREATE TABLE logins (at timestamptz);
+           CREATE FUNCTION login() RETURNS event_trigger LANGUAGE plpgsql
+           AS $$ BEGIN INSERT INTO public.logins VALUES (now()); END $$;
+           CREATE EVENT TRIGGER e ON login EXECUTE FUNCTION login();
+           ALTER EVENT TRIGGER e ENABLE ALWAYS""")
+    create_backup()
+    verify_backup()
+    restore()
+
+
+def test_many_tables_and_large_objects(filled: str) -> None:
+    sql("""DO $$ BEGIN FOR n IN 1..2100 LOOP
         EXECUTE format('CREATE TABLE many_%s (id int PRIMARY KEY, x int UNIQUE)', n);
-        IF n % 100 = 0 THEN COMMIT; END IF; END LOOP; END $$""",
-    )
+        IF n % 100 = 0 THEN COMMIT; END IF; END LOOP; END $$""")
     for _ in range(15):
-        sql(filled.url, "SELECT lo_from_bytea(0, 'x') FROM generate_series(1, 1000)")
-    made = create_backup(filled)
-    assert len(made["tables"]) == 2101
-    verify_backup(filled)
+        sql("SELECT lo_from_bytea(0, 'x') FROM generate_series(1, 1000)")
+    assert len(create_backup().tables) == 2101
+    verify_backup()
 
 
-def test_a_newer_pg_dump_writes_what_the_server_knows(
-    filled: BackupConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "bin").mkdir()
-    for name in ("pg_dump", "psql"):
-        script = tmp_path / "bin" / name
-        edit = (
-            "| sed '/^SET transaction_timeout/d; 0,/^SET lock_timeout/s//SET transaction_timeout = 0;\\n&/'"
-            if name == "pg_dump"
-            else ""
-        )
-        real = next(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-        script.write_text(f"""#!/bin/bash
-if [ "$1" = --version ]; then echo "{name} (PostgreSQL) 99.1"; exit; fi
-{real} "$@" {edit}
-""")
-        script.chmod(0o755)
-    monkeypatch.setattr(postgresql, "FOLDERS", ())
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    made = create_backup(filled)
-    assert "99.1" in made["versions"]["tool"]
-    with connect(filled.url) as conn:
-        is_old = conn.info.server_version < 170000
-    assert ("transaction_timeout" in made["versions"]["tool"]) == is_old
-    assert not made["notes"]
-    verify_backup(filled)
-
-
-def test_the_servers_own_version_is_preferred(
-    filled: BackupConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "pg_dump").write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 99.1'\n")
-    (tmp_path / "pg_dump").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert "99.1" not in create_backup(filled)["versions"]["tool"]
-    monkeypatch.setattr(postgresql, "FOLDERS", ())
-    (tmp_path / "pg_dump").write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n")
-    with pytest.raises(backup.ToolError, match="older than the server"):
-        create_backup(filled)
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(backup.ToolError, match="not installed.*postgresql-client"):
-        create_backup(filled)
-
-
-def test_names_that_begin_alike(
-    filled: BackupConfig, new_url: Callable[[], str], sql: Callable[..., Any]
-) -> None:
-    base = f"{name_of(filled)}_{'x' * 60}"[:50]
-    configs = []
-    for ending in ("", "_backup", "_one", "_two"):
-        name = f"{base}{ending}"
-        sql(filled.url, f"CREATE DATABASE {name}")
-        url = sa.make_url(filled.url).set(database=name).render_as_string(False)
-        sql(url, f"CREATE TABLE t AS SELECT '{name}' AS name")
-        configs.append(replace(filled, url=url))
-    for config in configs:
-        create_backup(config)
-    for config in configs:
-        assert len(backup.list_backups(config)) == 1
-        restore_backup(config)
-        assert sql(config.url, "SELECT name FROM t") == [(name_of(config),)]
-    assert len(backup.drop_old(configs[2])) == 1
-    assert [len(backup.old_databases(config)) for config in configs] == [1, 1, 0, 1]
-    for config in configs:
-        dialect.drop_database(config.url)
-
-
-TAMPERED = {
-    "before": lambda text: b"\\! touch %s\n" + text,
-    "after": lambda text: text + b"\\! touch %s\n",
-    "unrestricted": lambda text: text.replace(
-        b"SET statement",
-        b"\\un"
-        + text[text.index(b"\\restrict") + 1 :].split(b"\n")[0]
-        + b"\n\\! touch %s\nSET statement",
-        1,
-    ),
-    "without restrict": lambda text: b"\\! touch %s\n".join(
-        line + b"\n" for line in text.splitlines() if b"restrict" not in line
-    ),
-    "inside": lambda text: text.replace(
-        b"SET lock_timeout", b"SELECT 1 \\! touch %s\n;SET lock_timeout", 1
-    ),
-}
-
-
-@pytest.mark.parametrize("way", TAMPERED)
-def test_a_tampered_file_gets_no_shell(filled: BackupConfig, tmp_path: Path, way: str) -> None:
-    path = Path(create_backup(filled)["path"])
-    proof = tmp_path / "proof"
-    text = TAMPERED[way](gzip.decompress(path.read_bytes())).replace(b"%s", bytes(proof))
-    path.write_bytes(gzip.compress(text))
-    data = path.read_bytes()
-    folder.update_manifest(
-        path, sha256=hashlib.sha256(data).hexdigest(), size=len(data), dump_size=len(text)
+def fake_program(folder: Path, name: str, version: str, edit: str = "") -> None:
+    real = next(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    (folder / name).write_text(
+        f'#!/bin/bash\nif [ "$1" = --version ]; then echo "{name} (PostgreSQL) {version}"; exit; fi\n'
+        f'set -o pipefail; {real} "$@" {edit}\n'
     )
-    with pytest.raises(backup.BackupError):
-        restore_backup(filled)
-    assert not proof.exists()
+    (folder / name).chmod(0o755)
+
+
+def test_versions_of_pg_dump(filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    new = "/^SET transaction_timeout/d; 0,/^SET lock_timeout/s//SET transaction_timeout = 0;\\n&/"
+    fake_program(tmp_path, "pg_dump", "99.1", f"| sed '{new}'")
+    assert create_backup().versions["tool"] == "99.1"
+    verify_backup()
+    fake_program(tmp_path, "pg_dump", "9.6.24")
+    with pytest.raises(BackupError, match="older than the server"):
+        create_backup()
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(BackupError, match="pg_dump cannot be run"):
+        create_backup()
+
+
+def test_names_that_begin_alike(new_database: Callable[..., str]) -> None:
+    """Databases of one server with a common folder."""
+    base = "x" * 50
+    names = [new_database(name=f"{base}{ending}") for ending in ("", "_backup", "_one", "_two")]
+    for name in names:
+        settings.database.DATABASE_URL = url_of(name)
+        sql(f"CREATE TABLE t AS SELECT '{name}' AS name")
+        create_backup()
+    for name in names:
+        settings.database.DATABASE_URL = url_of(name)
+        assert len(files.list_backups(name)) == 1
+        restore()
+        assert sql("SELECT name FROM t") == [(name,)]
+        assert len(database.sides("old")) == 1
