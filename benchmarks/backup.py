@@ -23,16 +23,17 @@ from tables import chart, ratios, show, write
 
 ROUNDS = 3
 OURS = """
-import os, resource, sys, time
-from app import backup
-config = backup.BackupConfig(
-    os.environ["DATABASE_URL"], os.environ["BACKUP_DIR"], copy_url=os.environ.get("COPY_URL")
-)
-call = getattr(backup, sys.argv[1])
+import resource, sys, time
+from app.backup import operations
+calls = {
+    "create": operations.create_backup,
+    "verify": operations.verify_backup,
+    "restore": lambda: operations.restore_backup(None, lambda manifest: True),
+}
 start = time.perf_counter()
-call(config)
+calls[sys.argv[1]]()
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-backup.drop_old(config)
+operations.drop_old(lambda name: True)
 """
 ROW = sa.text("INSERT INTO bench (name, mail, note, price) VALUES (:name, :mail, :note, :price)")
 
@@ -63,9 +64,10 @@ def fill(url: str, megabytes: int) -> None:
     engine.dispose()
 
 
-def ours(url: str, folder: Path, call: str, **variables: str) -> tuple[float, float]:
+def ours(url: str, folder: Path, call: str, copy_url: str = "") -> tuple[float, float]:
     """Return the seconds, and the peak memory in MB, of a function in a process of its own."""
-    env = {**os.environ, "DATABASE_URL": url, "BACKUP_DIR": str(folder), **variables}
+    variables = {"DATABASE_URL": url, "BACKUP_DIR": str(folder), "BACKUP_COPY_URL": copy_url}
+    env = {**os.environ, **variables}
     command = [sys.executable, "-c", OURS, call]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     seconds, memory = map(float, done.stdout.split())
@@ -136,7 +138,6 @@ def measure(
     url: str, folder: Path
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, float], dict[str, float]]:
     """Return the seconds of each way, our peak memory in MB, and the sizes of files in MB."""
-    calls = {"create": "create_backup", "verify": "verify_backup", "restore": "restore_backup"}
     ways = natives(url, folder)
     ways["verify"] = {}
     times = {
@@ -146,8 +147,8 @@ def measure(
         times["create"]["create, with a copy"] = []
     memory = dict.fromkeys(times, 0.0)
     for _ in range(ROUNDS):
-        for step, call in calls.items():
-            seconds, peak = ours(url, folder, call)
+        for step in ("create", "verify", "restore"):
+            seconds, peak = ours(url, folder, step)
             memory[step] = max(memory[step], peak)
             times[step][step].append(seconds)
             for name, run in ways[step].items():
@@ -155,7 +156,7 @@ def measure(
         if copy_url:
             for old in folder.glob("*_backup_*"):  # so that one file is copied
                 old.unlink()
-            seconds, _peak = ours(url, folder, "create_backup", COPY_URL=copy_url)
+            seconds, _peak = ours(url, folder, "create", copy_url)
             times["create"]["create, with a copy"].append(seconds)
     files = {"ours": next(folder.glob("*_backup_*.gz"))}
     files |= {f"native{end}": folder / f"native{end}" for end in (".gz", ".zst", ".fc")}
@@ -168,7 +169,7 @@ def main(engine: str = "sqlite", megabytes: str = "1000") -> None:
         folder = Path(name)
         url = os.environ["DATABASE_URL"] if engine != "sqlite" else f"sqlite:///{folder}/bench.db"
         fill(url, int(megabytes) // 10)
-        small = max(ours(url, folder, "create_backup")[1] for _ in range(2))
+        small = max(ours(url, folder, "create")[1] for _ in range(2))
         fill(url, int(megabytes))
         times, memory, sizes = measure(url, folder)
     lines = [f"| {engine}, {megabytes} MB | seconds | ours takes, times as long |", "|---|---|---|"]

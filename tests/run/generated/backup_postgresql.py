@@ -107,7 +107,8 @@ def sql(statements: str, name: str = "") -> list[Any]:
     """Run statements in the live database (or another) as a superuser; each is a transaction."""
     given = sa.make_url(url_of(name or database.name()))
     arguments = given.translate_connect_args(username="user", database="dbname")
-    with closing(psycopg.connect(**arguments, autocommit=True)) as connection:
+    arguments |= {"client_encoding": "utf8", "autocommit": True}
+    with closing(psycopg.connect(**arguments)) as connection:
         cursor = connection.execute(statements.encode())
         return cursor.fetchall() if cursor.description else []
 
@@ -122,7 +123,8 @@ def new_database(
 
     def create(options: str = "", name: str = "") -> str:
         made.append(name or f"backup_{os.getpid()}_{len(made)}")
-        sql(f'CREATE DATABASE "{made[-1]}" {options}', "postgres")
+        quoted = made[-1].replace('"', '""')
+        sql(f'CREATE DATABASE "{quoted}" {options}', "postgres")
         monkeypatch.setattr(settings.database, "DATABASE_URL", url_of(made[-1]))
         return made[-1]
 
@@ -183,7 +185,7 @@ def native_restore(backup: Path, name: str) -> None:
 
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_round_trip(schema: str, new_database: Callable[..., str]) -> None:
-    other, name = new_database(), new_database()
+    other, name = new_database(), new_database()  # The second is the live one.
     sql(SCHEMAS[schema])
     before = dumped(name)
     path = create_backup().path
@@ -237,16 +239,15 @@ def test_databases_in_other_encodings(
     new_database: Callable[..., str], encoding: str, text: str
 ) -> None:
     name = new_database(f"TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
-    client = "SET client_encoding TO utf8;"
-    sql(f"{client} CREATE TABLE t (x text); INSERT INTO t VALUES ('{text}')")
-    sql(f'{client} CREATE TABLE "{text}" (x text)')
+    sql(f"CREATE TABLE t (x text); INSERT INTO t VALUES ('{text}')")
+    sql(f'CREATE TABLE "{text} 2" (x text)')
     before = dumped(name)
     create_backup()
     sql("DROP TABLE t")
     restore()
     assert dumped(name) == before
-    if encoding == "SQL_ASCII":  # which takes any bytes
-        sql(r"SET client_encoding TO SQL_ASCII; INSERT INTO t VALUES (E'\\xff')")
+    if encoding == "SQL_ASCII":  # It takes any bytes.
+        sql(r"INSERT INTO t VALUES (E'\xff')")
         before = dumped(name)
         create_backup()
         restore()
@@ -255,30 +256,24 @@ def test_databases_in_other_encodings(
 
 @pytest.mark.parametrize("name", ["a/b ü", 'Say "hi"', "x" * 60])
 def test_odd_names(new_database: Callable[..., str], name: str) -> None:
-    quoted = name.replace('"', '""')
-    new_database(name=quoted)
-    settings.database.DATABASE_URL = url_of(name)
-    sql("CREATE TABLE t AS SELECT 1 AS n", name)
+    new_database(name=name)
+    sql("CREATE TABLE t AS SELECT 1 AS n")
     create_backup()
-    sql("DROP TABLE t", name)
+    sql("DROP TABLE t")
     restore()
-    assert sql("SELECT n FROM t", name) == [(1,)]
-    operations.drop_old(lambda side: True)
-    database.drop(name)
-    settings.database.DATABASE_URL = url_of(quoted)
+    assert sql("SELECT n FROM t") == [(1,)]
 
 
 def test_rows_come_under_the_settings_of_the_database(new_database: Callable[..., str]) -> None:
     name = new_database()
-    sql(
-        f"ALTER DATABASE {name} SET app.salt = 'pepper'; ALTER DATABASE {name} SET timezone = 'Asia/Tokyo'"
-    )
+    for setting in ("app.salt = 'pepper'", "timezone = 'Asia/Tokyo'"):
+        sql(f"ALTER DATABASE {name} SET {setting}")
     sql("""CREATE FUNCTION salted(text) RETURNS text IMMUTABLE LANGUAGE sql
            AS 'SELECT $1 || current_setting(''app.salt'')';
            CREATE TABLE t (day text, salted text GENERATED ALWAYS AS (salted('salt and ')) STORED)""")
     sql("INSERT INTO t VALUES ('x')")
     sql(
-        "CREATE MATERIALIZED VIEW m AS SELECT ('2026-01-01 20:00:00Z'::timestamptz)::date::text AS day"
+        "CREATE MATERIALIZED VIEW m AS SELECT ('2026-01-01 20:00Z'::timestamptz)::date::text AS day"
     )
     create_backup()
     restore()
@@ -286,12 +281,8 @@ def test_rows_come_under_the_settings_of_the_database(new_database: Callable[...
 
 
 def test_a_difference_stops_before_the_swap(filled: str) -> None:
-    sql("SELECT pg_create_physical_replication_slot('physical')")
-    sql("INSERT INTO t VALUES (101)")
+    sql(f"CREATE ROLE leaving; GRANT CONNECT ON DATABASE {filled} TO leaving")
     create_backup()
-    sql("""CREATE ROLE leaving; DO $$ BEGIN EXECUTE format('GRANT CONNECT ON DATABASE %I TO leaving',
-           current_database()); END $$""")
-    made = create_backup()
     sql(f"REVOKE CONNECT ON DATABASE {filled} FROM leaving; DROP ROLE leaving", "postgres")
     database.drop(filled)  # Now the manifest says what is wanted, and the role is missing.
     with pytest.raises(BackupError, match="not swapped") as caught:
@@ -305,10 +296,8 @@ def test_a_difference_stops_before_the_swap(filled: str) -> None:
     assert "leaving" in message
     for line in message.partition("run:")[2].strip().splitlines():
         subprocess.run(["bash", "-c", line], env=environment, check=True, capture_output=True)
-    assert sql("SELECT count(*) FROM t") == [(101,)]
+    assert sql("SELECT count(*) FROM t") == [(100,)]
     assert side not in database.sides("restore")
-    assert made.revision is None
-    sql("SELECT pg_drop_replication_slot('physical')", "postgres")
 
 
 def test_a_subscription_is_named_and_stops_the_swap(filled: str) -> None:
@@ -374,8 +363,7 @@ def test_many_tables_and_large_objects(filled: str) -> None:
     sql("""DO $$ BEGIN FOR n IN 1..2100 LOOP
         EXECUTE format('CREATE TABLE many_%s (id int PRIMARY KEY, x int UNIQUE)', n);
         IF n % 100 = 0 THEN COMMIT; END IF; END LOOP; END $$""")
-    for _ in range(15):
-        sql("SELECT lo_from_bytea(0, 'x') FROM generate_series(1, 1000)")
+    sql("SELECT lo_from_bytea(0, 'x') FROM generate_series(1, 5000)")
     assert len(create_backup().tables) == 2101
     verify_backup()
 
@@ -405,8 +393,7 @@ def test_versions_of_pg_dump(filled: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_names_that_begin_alike(new_database: Callable[..., str]) -> None:
     """Databases of one server with a common folder."""
-    base = "x" * 50
-    names = [new_database(name=f"{base}{ending}") for ending in ("", "_backup", "_one", "_two")]
+    names = [new_database(name="x" * 50 + ending) for ending in ("", "_backup", "_one")]
     for name in names:
         settings.database.DATABASE_URL = url_of(name)
         sql(f"CREATE TABLE t AS SELECT '{name}' AS name")
