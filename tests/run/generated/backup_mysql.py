@@ -145,7 +145,7 @@ def restore() -> str | None:
 def finish_by_hand(error: BackupError) -> None:
     """Run the commands at the end of the error message in a shell, as they are printed."""
     lines = str(error).splitlines()
-    commands = [line for line in lines if line.startswith(("  export ", "  { "))]
+    commands = [line for line in lines if line.startswith(("  export ", "  ("))]
     subprocess.run(
         ["sh", "-e"],
         input="\n".join(commands),
@@ -237,7 +237,8 @@ def test_a_qualified_trigger_does_not_reach_the_live_database(filled: str, defin
     create_backup()
     sql("DROP TRIGGER tr")
     with pytest.raises(BackupError, match="trigger tr") as caught:
-        verify_backup()
+        verify_backup()  # MySQL 9 has taken the database out of the definition.
+        restore()
     assert sql("SHOW TRIGGERS") == []
     finish_by_hand(caught.value)
     sql("INSERT INTO t VALUES (1)")
