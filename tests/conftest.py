@@ -16,21 +16,23 @@ Bake = Callable[..., Path]
 
 @pytest.fixture(scope="session", autouse=True)
 def template_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Jinja compiles each file of the template once, and Cookiecutter's rendered hooks go."""
+    """Jinja compiles each file of the template once."""
     cache = FileSystemBytecodeCache(str(tmp_path_factory.mktemp("jinja")))
     cached = partialmethod(StrictEnvironment.__init__, bytecode_cache=cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StrictEnvironment, "__init__", cached)
-        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("hooks")))
         yield
 
 
 @pytest.fixture(scope="session")
-def bake(cookies_session, template_cache: None) -> Bake:
+def bake(cookies_session, tmp_path_factory: pytest.TempPathFactory) -> Bake:
     """A function that bakes a project from answers and returns its folder."""
+    folder = str(tmp_path_factory.mktemp("hooks"))
 
     def bake(**answers: str | bool) -> Path:
-        result = cookies_session.bake(extra_context=STANDARD | answers, template=str(TEMPLATE))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", folder)  # Cookiecutter leaves its rendered hooks
+            result = cookies_session.bake(extra_context=STANDARD | answers, template=str(TEMPLATE))
         if result.exception:
             raise result.exception
         assert result.exit_code == 0

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,12 @@ from tests.harness import BOOLEANS, QUESTIONS, STANDARD, TEMPLATE, generate, run
 
 Files = dict[str, bytes | None]
 Replay = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def hooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cookiecutter leaves its rendered hooks in the temporary folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture

@@ -2,32 +2,34 @@
 
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import Bake
 from tests.harness import (
     Answers,
+    files_of,
     install,
     name_of,
     project_environment,
     require_docker,
+    run,
     run_suite,
     skip_or_fail,
+    uv,
 )
 
 # Every database with {nothing, Redis, Celery}, the other answers in turn; each Python at least twice.
 # The default answers are tested further down, file by file and on the newest Python.
 SUITES: list[tuple[str, Answers]] = [
-    ("3.12", {"database": "postgresql"}),
+    ("3.12", {"database": "postgresql", "use_monitoring": True}),
     ("3.11", {"database": "mysql"}),
     ("3.12", {"database": "sqlite", "use_celery": False}),
     ("3.11", {"database": "postgresql", "use_celery": False, "use_backup": False}),
     ("3.11", {"database": "sqlite", "use_celery": False, "use_redis": False, "use_docker": False}),
     ("3.13", {"database": "postgresql", "use_celery": False, "use_redis": False}),
     ("3.13", {"database": "mysql", "use_celery": False, "use_redis": False, "use_docker": False}),
-    ("3.12", {"database": "sqlite", "use_backup": False}),
+    ("3.12", {"database": "sqlite", "use_backup": False, "use_monitoring": True}),
 ]
 
 
@@ -36,7 +38,7 @@ SUITES: list[tuple[str, Answers]] = [
     SUITES,
     ids=[f"{python}-{name_of(answers)}" for python, answers in SUITES],
 )
-def test_generated_suite(bake: Bake, python: str, answers: Answers, count) -> None:
+def test_generated_suite(bake: Bake, python: str, answers: Answers) -> None:
     project = bake(**answers)
     install(project, python)
     (project / ".env").unlink()  # a clean clone has none: the tests bring their own settings
@@ -46,28 +48,19 @@ def test_generated_suite(bake: Bake, python: str, answers: Answers, count) -> No
     skipped = re.findall(r"^SKIPPED .*$", output, re.MULTILINE)
     if skipped:
         skip_or_fail(f"{name_of(answers)}: {skipped[0]}")
-    count("generated suites", 1)
 
 
-def test_every_test_file_runs_alone(bake: Bake) -> None:
-    """The suite of the default answers, file by file."""
-    project = bake()
+def test_tests_run_alone_in_parallel_and_in_any_order(bake: Bake) -> None:
+    """The suite of the default answers: file by file, then shuffled in two processes."""
+    project = bake(database="sqlite")
     install(project, "3.13")
+    plugins = ("--with", "pytest-xdist", "--with", "pytest-randomly")
+    run(uv(), "run", "--quiet", *plugins, "pytest", "-q", "-n2", cwd=project)
     for path in sorted((project / "tests").rglob("test_*.py")):
         run_suite(project, str(path.relative_to(project)))
 
 
-def files_of(project: Path) -> set[str]:
-    """Return the files of a project, without what Python and its tools keep for themselves."""
-    caches = {".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
-    return {
-        str(path.relative_to(project))
-        for path in project.rglob("*")
-        if path.is_file() and not caches & set(path.relative_to(project).parts)
-    }
-
-
-def test_generated_suite_in_the_image_of_the_newest_python(bake: Bake, count) -> None:
+def test_generated_suite_in_the_image_of_the_newest_python(bake: Bake) -> None:
     """Python 3.14, the default: in its public image, since few machines have it."""
     require_docker()
     image = "python:3.14-slim"
@@ -97,4 +90,3 @@ def test_generated_suite_in_the_image_of_the_newest_python(bake: Bake, count) ->
         check=False,
     )
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
-    count("generated suites", 1)
