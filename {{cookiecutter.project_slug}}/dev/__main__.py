@@ -60,6 +60,12 @@ def start_processes() -> SpawnProcess:
     return processes
 
 
+def wait_for_change() -> None:
+    """Return when the code or .env has changed. Editors may replace the file, so watch it anew."""
+    paths = [path for path in ("app", ".env") if Path(path).exists()]
+    next(watch(*paths, watch_filter=PythonFilter(extra_extensions=[".env"])))
+
+
 def main() -> None:
     """Apply the migrations, then run the processes. A change of the code or of .env restarts them."""
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -75,13 +81,13 @@ def main() -> None:
             sys.exit(f"Port {port} is in use. Stop what uses it, or set another {name}.")
     if subprocess.run([sys.executable, "-m", "alembic", "upgrade", "head"]).returncode:
         sys.exit(1)
-    paths = [path for path in ("app", ".env") if Path(path).exists()]
 {% if cookiecutter.use_redis %}
     servers = start_redis()
 {% endif %}
     processes = start_processes()
     try:
-        for _changes in watch(*paths, watch_filter=PythonFilter(extra_extensions=[".env"])):
+        while True:
+            wait_for_change()
             processes.terminate()
             processes.join()
             processes = start_processes()
