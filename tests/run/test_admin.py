@@ -255,7 +255,7 @@ class TestLogin:
     def test_every_route_needs_a_login(self, stack: Stack, url: str) -> None:
         code = (
             "from app.main import app\n"
-            "[mount] = [route for route in app.routes if route.name == 'admin']\n"
+            "[mount] = [r for r in app.routes if getattr(r, 'name', '') == 'admin']\n"
             "for r in mount.routes: print(r.path, *sorted(getattr(r, 'methods', None) or ['GET']))"
         )
         routes = [line.split() for line in stack.python(code).splitlines()]
@@ -296,9 +296,9 @@ class TestLogin:
             assert client.get("/admin/job/list").status_code == 303
 
     def test_cookie_in_production(self, stack: Stack) -> None:
-        with stack.start_api("production", ENVIRONMENT="production") as client:
-            response = page_login(client, ADMIN)
-            stack.kill("production")
+        client = stack.start_api("production", ENVIRONMENT="production")
+        response = page_login(client, ADMIN)
+        stack.kill("production")
         [cookie] = [
             value
             for value in response.headers.get_list("Set-Cookie")
@@ -307,16 +307,19 @@ class TestLogin:
         assert {"httponly", "secure", "samesite=lax"} <= set(cookie.split("; "))
 
     def test_300_parallel_logins(self, stack: Stack, url: str, api: httpx.Client) -> None:
-        def attempt(_number: int) -> int:
-            with httpx.Client(base_url=url, timeout=120) as client:
-                return page_login(client, ADMIN).status_code
-
-        with ThreadPoolExecutor(100) as pool:
-            answers = pool.map(attempt, range(300))
-            begin = time.monotonic()
-            assert api.get("/users/me").status_code == 200
-            assert time.monotonic() - begin < 5
-        assert set(answers) <= {303, 503}
+        limits = httpx.Limits(max_connections=300)
+        with httpx.Client(base_url=url, timeout=240, limits=limits) as client:
+            client.get("/admin/login")
+            token = client.cookies["starlette_admin_csrftoken"]
+            form = {"username": ADMIN, "password": PASSWORD, "csrftoken": token}
+            client.headers["Cookie"] = f"starlette_admin_csrftoken={token}"
+            client.cookies.clear()
+            with ThreadPoolExecutor(300) as pool:
+                answers = pool.map(lambda _: client.post("/admin/login", data=form), range(300))
+                begin = time.monotonic()
+                assert api.get("/users/me").status_code == 200
+                assert time.monotonic() - begin < 10
+            assert {answer.status_code for answer in answers} <= {303, 503}
         status = Path(f"/proc/{stack.processes['api'].pid}/status").read_text()
         peak = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) // 1024
         print(f"peak {peak} MiB")

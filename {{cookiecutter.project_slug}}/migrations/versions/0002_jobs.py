@@ -46,6 +46,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_status", "jobs", ["status", "resend_after", "due_at"])
     op.create_index("ix_jobs_owner_id", "jobs", ["owner_id", "created_at", "id"])
+    op.create_index("ix_jobs_created_at", "jobs", ["created_at", "id"])
     op.create_index("ix_jobs_finished_at", "jobs", ["finished_at"])
     op.create_table(
         "schedule_states",
