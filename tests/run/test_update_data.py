@@ -72,6 +72,11 @@ def test_update_keeps_rows(forge: Forge, tmp_path: Path, database: str) -> None:
     add_own_code(project)
     with Stack(project, tmp_path / "stack") as stack:
         stack.run("alembic", "revision", "--autogenerate", "-m", "notes")
+        if (
+            database == "mysql"
+        ):  # A generated downgrade of 0.2 fails: a foreign key needs the index.
+            [notes] = project.glob("migrations/versions/*_notes.py")
+            notes.write_text(re.sub(r"    op\.drop_index\(.*\n", "", notes.read_text()))
         stack.run("alembic", "upgrade", "head")
         commit(project, "Notes")
         api = log_in(stack.start_api("old"), "ann@example.com")
