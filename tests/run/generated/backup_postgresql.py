@@ -3,7 +3,6 @@
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,7 @@ def sql(statements: str, name: str = "") -> list[Any]:
     given = sa.make_url(url_of(name or database.name()))
     arguments = given.translate_connect_args(username="user", database="dbname")
     arguments |= {"client_encoding": "utf8", "autocommit": True}
-    with closing(psycopg.connect(**arguments)) as connection:
+    with psycopg.connect(**arguments) as connection:
         cursor = connection.execute(statements.encode())
         return cursor.fetchall() if cursor.description else []
 
@@ -233,25 +232,19 @@ def test_properties_of_the_database_come_back(new_database: Callable[..., str]) 
 
 
 @pytest.mark.parametrize(
-    ("encoding", "text"), [("LATIN1", "Üñï"), ("EUC_JP", "日本語"), ("SQL_ASCII", "plain")]
+    ("encoding", "text"), [("LATIN1", "Üñï"), ("EUC_JP", "日本語"), ("SQL_ASCII", r"\xff")]
 )
 def test_databases_in_other_encodings(
     new_database: Callable[..., str], encoding: str, text: str
 ) -> None:
     name = new_database(f"TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
-    sql(f"CREATE TABLE t (x text); INSERT INTO t VALUES ('{text}')")
+    sql(f"CREATE TABLE t (x text); INSERT INTO t VALUES (E'{text}')")
     sql(f'CREATE TABLE "{text} 2" (x text)')
     before = dumped(name)
     create_backup()
     sql("DROP TABLE t")
     restore()
     assert dumped(name) == before
-    if encoding == "SQL_ASCII":  # It takes any bytes.
-        sql(r"INSERT INTO t VALUES (E'\xff')")
-        before = dumped(name)
-        create_backup()
-        restore()
-        assert dumped(name) == before
 
 
 @pytest.mark.parametrize("name", ["a/b ü", 'Say "hi"', "x" * 60])
@@ -352,8 +345,7 @@ def test_login_event_trigger(filled: str) -> None:
     sql("""CREATE TABLE logins (at timestamptz);
            CREATE FUNCTION login() RETURNS event_trigger LANGUAGE plpgsql
            AS $$ BEGIN INSERT INTO public.logins VALUES (now()); END $$;
-           CREATE EVENT TRIGGER e ON login EXECUTE FUNCTION login();
-           ALTER EVENT TRIGGER e ENABLE ALWAYS""")
+           CREATE EVENT TRIGGER e ON login EXECUTE FUNCTION login()""")
     create_backup()
     verify_backup()
     restore()

@@ -30,9 +30,9 @@ NOTES = f"""
     AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
     UNION ALL SELECT 'the role ' || rolname || ' owns objects: a restore needs a member of it, which'
       ' BACKUP_DATABASE_URL can name'
-    FROM pg_roles r WHERE NOT pg_has_role(r.oid, 'MEMBER') AND EXISTS (
-      SELECT FROM pg_shdepend JOIN pg_database d ON d.oid = dbid
-      WHERE datname = current_database() AND refobjid = r.oid AND deptype = 'o')
+    FROM pg_roles r WHERE NOT pg_has_role(oid, 'MEMBER') AND EXISTS (
+      SELECT FROM pg_class c WHERE relowner = r.oid AND c.oid >= 16384  -- not of initdb
+      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e'))
     UNION ALL SELECT 'a restore needs a role with CREATEDB: BACKUP_DATABASE_URL'
     FROM pg_roles WHERE rolname = current_user AND NOT rolsuper AND NOT rolcreatedb
     UNION ALL SELECT 'pg_cron works in one database only, so this cannot be restored beside it: use'
