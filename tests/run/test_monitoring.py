@@ -144,6 +144,7 @@ def test_scrape_is_bounded_whatever_is_down(stack: Stack, record_property: Any) 
     stack.kill("redis")
     assert sources_down("without Redis") == {"queues"}
     stack.start_redis()
+    wait_until(lambda: sources_down("with Redis again") == set())
 
     stack.stop_database()
     assert sources_down("without the database") == {"jobs", "schedule"}
