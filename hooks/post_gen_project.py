@@ -22,7 +22,6 @@ PATHS_BY_ANSWER = {
         "app/core/celery.py",
         "app/jobs/__init__.py",
         "app/jobs/__main__.py",
-        "app/jobs/metrics.py",
         "app/jobs/publisher.py",
         "app/jobs/scheduler.py",
         "app/jobs/service.py",
@@ -36,10 +35,7 @@ PATHS_BY_ANSWER = {
         "docs/tasks.md",
         "flowerconfig.py",
         "migrations/versions/0002_jobs.py",
-        "tests/jobs.py",
         "tests/test_admin.py",
-        "tests/test_backup_task.py",
-        "tests/test_celery.py",
         "tests/test_jobs.py",
         "tests/test_schedule.py",
         "tests/test_tasks.py",
@@ -47,7 +43,6 @@ PATHS_BY_ANSWER = {
     "use_redis": [
         "app/core/redis.py",
         "dev/redis.py",
-        "tests/servers/redis.py",
     ],
     "use_backup": [
         "app/backup/__init__.py",
@@ -62,16 +57,13 @@ PATHS_BY_ANSWER = {
         "app/backup/database_sqlite.py",
         "app/backup/errors.py",
         "app/backup/files.py",
-        "app/backup/metrics.py",
         "app/backup/operations.py",
-        "app/backup/programs.py",
         "app/tasks/backup_database_task.py",
         "docker/mysql-init.sql",
         "docs/backups.md",
         "tests/backup/__init__.py",
         "tests/backup/conftest.py",
         "tests/backup/test_backup.py",
-        "tests/test_backup_task.py",
     ],
     "use_docker": [
         ".dockerignore",
@@ -86,9 +78,7 @@ PATHS_BY_ANSWER = {
     ],
     "use_monitoring": [
         "app/api/routes/metrics.py",
-        "app/backup/metrics.py",
-        "app/core/metrics.py",
-        "app/jobs/metrics.py",
+        "app/metrics.py",
         "docs/monitoring.md",
         "monitoring/alerts.yml",
         "monitoring/alerts_test.yml",
@@ -100,7 +90,6 @@ PATHS_BY_ANSWER = {
 
 # The files that only some databases need.
 DATABASES_BY_PATH = {
-    "app/backup/programs.py": {"postgresql", "mysql"},
     "docker-compose.dev.yml": {"postgresql", "mysql"},
     "docker/mysql-init.sql": {"mysql"},
 }

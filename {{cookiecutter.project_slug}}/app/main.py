@@ -1,10 +1,6 @@
 {% from "quoted.jinja" import quoted %}
 """The application."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-
-import sentry_sdk
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
@@ -12,6 +8,7 @@ from fastapi.routing import APIRoute
 {% if cookiecutter.use_monitoring %}
 from prometheus_fastapi_instrumentator import Instrumentator
 {% endif %}
+from starlette.middleware.base import RequestResponseEndpoint
 
 {% if cookiecutter.use_celery %}
 from app.admin import add_admin
@@ -22,20 +19,9 @@ from app.api.routes import api_router
 from app.api.routes.tasks import add_job_error_handlers
 {% endif %}
 from app.core.config.settings import settings
-from app.core.database import get_engine, get_monitoring_engine
 from app.core.logging import configure_logging
 
 configure_logging()
-if settings.app.SENTRY_DSN:
-    sentry_sdk.init(settings.app.SENTRY_DSN, environment=settings.app.ENVIRONMENT)
-
-
-@asynccontextmanager
-async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Close the connections to the database when the application stops."""
-    yield
-    get_engine().dispose()
-    get_monitoring_engine().dispose()
 
 
 def operation_id(route: APIRoute) -> str:
@@ -47,7 +33,6 @@ app = FastAPI(
     title={{ quoted(cookiecutter.project_name) }},
     description={{ quoted(cookiecutter.description) }},
     version="0.1.0",
-    lifespan=lifespan,
     max_body_size=settings.app.MAX_BODY_SIZE,
     generate_unique_id_function=operation_id,
 )
@@ -64,9 +49,7 @@ Instrumentator(excluded_handlers=["/health", "/metrics"]).instrument(app)
 
 
 @app.middleware("http")
-async def add_security_headers(
-    request: Request, call_next: Callable[[Request], Awaitable[Response]]
-) -> Response:
+async def add_security_headers(request: Request, call_next: RequestResponseEndpoint) -> Response:
     """Add the headers that OWASP recommends for APIs."""
     response = await call_next(request)
     response.headers.setdefault("Cache-Control", "no-store")

@@ -6,10 +6,7 @@ import secrets
 import tempfile
 {% endif %}
 
-from tests.servers.database import DATABASE_URL
-{% if cookiecutter.use_redis %}
-from tests.servers.redis import redis_url
-{% endif %}
+{{ "from tests.servers import redis_url\n" if cookiecutter.use_redis }}from tests.servers.database import DATABASE_URL
 
 {% if cookiecutter.use_backup %}
 backups = tempfile.TemporaryDirectory()

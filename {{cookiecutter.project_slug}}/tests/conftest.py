@@ -1,28 +1,17 @@
 """Fixtures. The servers are real, and started by the first test that needs them."""
 
 import secrets
-{% if cookiecutter.use_celery %}
-import sys
-{% endif %}
-from collections.abc import Iterator
-{% if cookiecutter.use_celery %}
-from pathlib import Path
-{% endif %}
-
+{{ "import sys\n" if cookiecutter.use_celery }}from collections.abc import Iterator
+{{ "from pathlib import Path\nfrom typing import Any\n" if cookiecutter.use_celery }}
 import pytest
 from alembic.config import main as alembic
-from fastapi.testclient import TestClient
+{{ "from celery import Task\n" if cookiecutter.use_celery }}from fastapi.testclient import TestClient
 
 from app.core.database import get_engine, session_scope
-from app.main import app
+{{ "from app.jobs import Job, JobStatus, enqueue, get_job\n" if cookiecutter.use_celery }}from app.main import app
 from app.models import Base
-{% if cookiecutter.use_celery %}
-from tests.servers import running, wait_until
-{% endif %}
-from tests.servers.database import DATABASE_URL, database_server
-{% if cookiecutter.use_redis %}
-from tests.servers.redis import redis_server
-{% endif %}
+{{ "from app.tasks.example_task import send_notification\n" if cookiecutter.use_celery }}{% set names = (["redis_server"] if cookiecutter.use_redis else []) + (["running", "wait_until"] if cookiecutter.use_celery else []) %}
+{{ "from tests.servers import " ~ names | join(", ") ~ "\n" if names }}from tests.servers.database import DATABASE_URL, database_server
 
 
 @pytest.fixture(scope="session")
@@ -89,4 +78,36 @@ def worker(database: None, redis: None, tmp_path_factory: pytest.TempPathFactory
     with running([*command, "--loglevel=info"], log):
         wait_until(lambda: b" ready." in log.read_bytes(), seconds=60)
         yield log
+
+
+def queue(task: Task[..., Any], **kwargs: Any) -> str:
+    """Queue a job in a transaction of its own and return its id."""
+    with session_scope() as session:
+        return enqueue(session, task, **kwargs).id
+
+
+def queue_for_later(owner_id: int | None = None) -> str:
+    """Queue a job that no worker takes during the test, and return its id."""
+    return queue(send_notification, owner_id=owner_id, countdown=3600, user_id=1, message="hello")
+
+
+def read(job_id: str) -> Job:
+    """Return the row of a job."""
+    with session_scope() as session:
+        return get_job(session, job_id)
+
+
+def change(job_id: str, **values: Any) -> None:
+    """Change the row of a job."""
+    with session_scope() as session:
+        job = get_job(session, job_id)
+        for name, value in values.items():
+            setattr(job, name, value)
+
+
+def finished(job_id: str) -> Job:
+    """Wait until a job has finished, and return its row."""
+    finished = (JobStatus.SUCCESS, JobStatus.FAILURE, JobStatus.REVOKED)
+    wait_until(lambda: read(job_id).status in finished)
+    return read(job_id)
 {% endif %}

@@ -16,7 +16,7 @@ from app.jobs.publisher import database_time, message
 from app.jobs.scheduler import dispatch
 from app.jobs.task import check_task
 from app.tasks.example_task import process_user_data, send_notification, unreliable_task
-from tests.jobs import change, finished, queue, queue_for_later, read
+from tests.conftest import change, finished, queue, queue_for_later, read
 
 HELLO: dict[str, Any] = {"user_id": 1, "message": "hello"}
 

@@ -17,7 +17,7 @@ from app.jobs import Job, JobStateError, JobStatus, list_schedule, run_schedule
 from app.jobs.publisher import finish
 from app.jobs.scheduler import JobScheduler
 from app.models import ScheduleState
-from tests.jobs import finished
+from tests.conftest import finished
 from tests.servers import wait_until
 
 CLEANUP = "cleanup-expired-tokens"

@@ -30,10 +30,6 @@ class EmailTakenError(ValueError):
     """The email address is registered already."""
 
 
-class UserNotFoundError(ValueError):
-    """There is no user with an email address."""
-
-
 class WrongPasswordError(Exception):
     """The email address or the password is wrong."""
 
@@ -82,10 +78,10 @@ def set_password(session: Session, user: User, password: str) -> None:
 
 
 def get_user(session: Session, email: str) -> User:
-    """Return the user with an email address. Raises UserNotFoundError or another ValueError."""
+    """Return the user with an email address. Raises ValueError."""
     user = session.scalar(select(User).where(User.email == normalize_email(email)))
     if user is None:
-        raise UserNotFoundError(f"There is no user {email}")
+        raise ValueError(f"There is no user {email}")
     return user
 
 

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from app.backup import BackupError, InvalidBackupError, create_backup, database, files, operations
 from app.core.config.settings import PROJECT_ROOT, settings
-from tests.backup.conftest import TEXTS, delete_all, read
+{{ "from app.tasks.backup_database_task import backup_database_task, verify_backup_task\n" if cookiecutter.use_celery }}from tests.backup.conftest import TEXTS, delete_all, read
 {% if cookiecutter.database == "mysql" %}
 from tests.servers import find_program
 {% endif %}
@@ -219,3 +219,23 @@ def test_command_line(live: sa.Engine) -> None:
     assert (code, errors.count("\n")) == (1, 1)
     with stopped_backup():
         assert command("create")[0] == 3  # One at a time.
+{% if cookiecutter.use_celery %}
+
+
+def test_backup_is_made_and_verified(database: None) -> None:
+    made = backup_database_task.apply(kwargs={"retention_days": 30}).get()
+    json.dumps(made)
+    assert {"alembic_version", "users"} <= {name.rpartition(".")[2] for name in made["tables"]}
+    assert verify_backup_task.apply().get()["file"] == made["file"]
+    assert files.read_manifest(made["file"]).verified_at
+
+
+def test_reports_the_error_after_its_retries(
+    database: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings.backup, "BACKUP_COPY_URL", f"file://{tmp_path}/nowhere")
+    result = backup_database_task.apply()
+    assert result.status == "FAILURE"
+    with pytest.raises(BackupError, match="nowhere"):
+        result.get()
+{% endif %}

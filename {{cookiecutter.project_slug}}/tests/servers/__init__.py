@@ -4,11 +4,9 @@ The pytest plugins that start such servers are not used: they start them after t
 read, not all of them as root, and fail where nothing is installed.
 """
 
-import os
-import shutil
-import socket
+{{ "import os\n" if cookiecutter.database != "sqlite" or cookiecutter.use_redis }}{{ "import shutil\n" if cookiecutter.database != "sqlite" }}import socket
 import subprocess
-import time
+{{ "import sys\nimport tempfile\n" if cookiecutter.use_redis }}import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import pytest
 
 
+{% if cookiecutter.database != "sqlite" %}
 def skip_or_fail(reason: str) -> None:
     """Skip the test because a program is not installed. With ``CI=1`` the test fails."""
     if os.environ.get("CI"):
@@ -32,6 +31,7 @@ def find_program(*names: str, folders: Sequence[Path] = ()) -> str | None:
     return next(filter(None, (shutil.which(name, path=path) for name in names)), None)
 
 
+{% endif %}
 def free_port() -> int:
     """Return a TCP port on which nothing listens."""
     with socket.socket() as listener:
@@ -73,6 +73,7 @@ def running(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+{% if cookiecutter.database != "sqlite" or cookiecutter.use_redis %}
 
 
 @contextmanager
@@ -92,3 +93,29 @@ def server(
 
         wait_until(ready)
         yield
+{% endif %}
+{% if cookiecutter.use_redis %}
+
+
+GIVEN_REDIS = os.environ.get("TEST_REDIS_URL")
+REDIS_PORT = free_port()
+
+
+def redis_url(number: int) -> str:
+    """Return the URL of a numbered database."""
+    return f"{(GIVEN_REDIS or f'redis://127.0.0.1:{REDIS_PORT}').rstrip('/')}/{number}"
+
+
+@contextmanager
+def redis_server() -> Iterator[None]:
+    """Run the server, or use the empty one of ``TEST_REDIS_URL``, such as redis://localhost."""
+    if GIVEN_REDIS:
+        yield
+        return
+    command = [sys.executable, "-m", "dev.redis", str(REDIS_PORT)]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server(command, Path(folder) / "log", lambda: listens(REDIS_PORT)),
+    ):
+        yield
+{% endif %}

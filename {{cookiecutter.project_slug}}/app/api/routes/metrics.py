@@ -7,16 +7,10 @@ from fastapi import APIRouter, Depends, HTTPException, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, {{ "REGISTRY, " if cookiecutter.use_celery or cookiecutter.use_backup }}generate_latest
 
-{% if cookiecutter.use_backup %}
-from app.backup.metrics import read_backups
-{% endif %}
-from app.core.config.settings import settings
 {% set sources = (["jobs", "queues", "schedule"] if cookiecutter.use_celery else []) + (["backups"] if cookiecutter.use_backup else []) %}
+from app.core.config.settings import settings
 {% if sources %}
-from app.core.metrics import SourcesCollector
-{% endif %}
-{% if cookiecutter.use_celery %}
-from app.jobs.metrics import read_jobs, read_queues, read_schedule
+from app.metrics import SourcesCollector{% for name in sources | sort %}, read_{{ name }}{% endfor +%}
 {% endif %}
 
 router = APIRouter()

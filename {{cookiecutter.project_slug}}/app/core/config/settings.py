@@ -29,7 +29,9 @@ def split_commas(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if value else []
 
 
+{% if cookiecutter.use_backup %}
 CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(split_commas)]
+{% endif %}
 # As browsers send it: without a path, in lower case.
 Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[a-z0-9.:\[\]-]+)$")]
 RateLimit = Annotated[str, Field(pattern=r"^[1-9]\d*/(second|minute|hour|day)$")]
