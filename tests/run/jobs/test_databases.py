@@ -1,87 +1,63 @@
 """What depends on the database: unique keys, locks, and when a message is sent again."""
 
 import json
-import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
-from tests.harness import project_environment
 from tests.run.jobs.conftest import on
 from tests.run.jobs.faults import Faults
 
 pytestmark = pytest.mark.parametrize("servers", on("postgresql", "mysql", "sqlite"), indirect=True)
 
-# Races: all processes begin each round together. Each prints what it got in every round.
+# Races of threads, each with connections of its own. All begin each round together.
 RACE = """
-import json, sys, time
-from pathlib import Path
+import json, sys
+from threading import Barrier, Thread
 from app.core.celery import celery_app
 from app.core.database import session_scope
 from app.jobs import cancel_job, enqueue
 from app.jobs.scheduler import dispatch
-from app.jobs.task import JobTask
 from app.tasks.fault_tasks import nap
 
-folder, how, me, count, rounds = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
-results = []
-for number in range(rounds):
-    (folder / f"{how}-{number}-{me}").touch()
-    while len(list(folder.glob(f"{how}-{number}-*"))) < count:
-        time.sleep(0.001)
-    if how == "unique":
-        with session_scope() as session:
-            job = enqueue(session, nap, unique=f"{how}:{number}", countdown=3600, key="x")
-            results.append(job.id)
-    elif how == "finished":  # The holder of the key is cancelled meanwhile.
-        with session_scope() as session:
-            job = enqueue(session, nap, unique=how, countdown=3600, key="x")
-            if me == 0:
-                cancel_job(session, job.id)
-            results.append(job.id)
-    elif how == "claim":
+how, count, rounds = sys.argv[1], *map(int, sys.argv[2:])
+results = [[None] * count for _ in range(rounds)]
+barrier = Barrier(count)
+
+def run(me, number):
+    if how == "claim":
         nap.push_request(id=f"job-{number}", job_round=0, hostname=str(me))
-        results.append(nap._claim())
+        claimed = nap._claim()
         nap.pop_request()
-    elif how == "dispatch":
-        results.append(dispatch(celery_app))
+        return claimed
+    if how == "dispatch":
+        return dispatch(celery_app)
+    with session_scope() as session:
+        key = how if how == "finished" else f"{how}:{number}"
+        job = enqueue(session, nap, unique=key, countdown=3600, key="x")
+        if how == "finished" and me == 0:  # The holder of the key ends meanwhile.
+            cancel_job(session, job.id)
+        return job.id
+
+def race(me):
+    for number in range(rounds):
+        barrier.wait()
+        results[number][me] = run(me, number)
+
+threads = [Thread(target=race, args=(me,)) for me in range(count)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
 print(json.dumps(results))
 """
 
 
-def race(stack: Faults, how: str, count: int = 6, rounds: int = 10) -> list[list[object]]:
-    """Run the processes and return what each got, by round."""
-    python = stack.project / ".venv/bin/python"
-    env = project_environment(stack.project, **stack.environment)
-    with ExitStack() as processes:
-        runs = [
-            processes.enter_context(
-                subprocess.Popen(
-                    [python, "-c", RACE, stack.folder, how, str(me), str(count), str(rounds)],
-                    cwd=stack.project,
-                    env=env,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            for me in range(count)
-        ]
-        outputs = [run.communicate(timeout=180) for run in runs]
-    for run, (_, error) in zip(runs, outputs, strict=True):
-        assert run.returncode == 0, error
-    results = [json.loads(output) for output, _ in outputs]
-    return [list(each) for each in zip(*results, strict=True)]
-
-
-@pytest.fixture(autouse=True)
-def no_files_of_races(servers: Faults) -> Iterator[None]:
-    yield
-    for how in ("unique", "finished", "claim", "dispatch"):
-        for path in Path(servers.folder).glob(f"{how}-*"):
-            path.unlink()
+def race(stack: Faults, how: str, count: int = 8, rounds: int = 10) -> list[list[object]]:
+    """Let threads do the same at the same time; return what each got, by round."""
+    output = stack.python(RACE, how, str(count), str(rounds))
+    results: list[list[object]] = json.loads(output.splitlines()[-1])
+    assert not any(None in each for each in results), results
+    return results
 
 
 def test_unique_job_is_queued_once(stack: Faults) -> None:
