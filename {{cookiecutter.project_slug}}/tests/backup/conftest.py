@@ -28,15 +28,20 @@ def live(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 {% if cookiecutter.database == "sqlite" %}
     url = sa.make_url(f"sqlite:///{tmp_path}/live_{next(numbers)}.db")
 {% else %}
+{% if cookiecutter.database == "mysql" %}
+    # PyMySQL would send a text in Latin-1.
+    password = {"password": (sa.make_url(database_url).password or "").encode()}
+{% endif %}
     url = sa.make_url(database_url).set(database=f"backup_test_{next(numbers)}")
-    server = sa.create_engine(database_url, isolation_level="AUTOCOMMIT")
+    server = sa.create_engine(database_url, isolation_level="AUTOCOMMIT"{{ ", connect_args=password" if cookiecutter.database == "mysql" }})
     with server.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {url.database}")
+        connection.exec_driver_sql(f"CREATE DATABASE {url.database}{{ " CHARACTER SET utf8mb4" if cookiecutter.database == "mysql" }}")
     server.dispose()
 {% endif %}
     monkeypatch.setattr(settings.database, "DATABASE_URL", url.render_as_string(False))
     monkeypatch.setattr(settings.backup, "BACKUP_DIR", tmp_path / "backups")
-    engine = sa.create_engine(url, poolclass=sa.NullPool)  # Restoring ends open connections.
+    # Restoring ends open connections.
+    engine = sa.create_engine(url, poolclass=sa.NullPool{{ ", connect_args=password" if cookiecutter.database == "mysql" }})
     metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(notes.insert(), [{"text": text} for text in TEXTS])
