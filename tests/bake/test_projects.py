@@ -32,6 +32,7 @@ WORDS = {
 JINJA = re.compile(r"cookiecutter[.\[]|\{%-? *(end)?raw")
 # Declared, but used by name or by another package, not by an import.
 NOT_IMPORTED = {
+    "email-validator",  # Pydantic's, for EmailStr
     "cryptography",  # PyMySQL's, for passwords with caching_sha2_password
     "flower",  # a command of Celery's
     "httpx2",  # the test client's
