@@ -142,11 +142,7 @@ def until(browser: webdriver.Chrome, condition: Callable[[], object]) -> None:
 
 
 def text_of(browser: webdriver.Chrome) -> str:
-    return browser.find_element(By.TAG_NAME, "body").text
-
-
-def user_id(api: httpx.Client) -> int:
-    return int(api.get("/users/me").json()["id"])
+    return str(browser.execute_script("return document.body.innerText"))
 
 
 def seconds(function: Callable[[], httpx.Response]) -> float:
@@ -163,7 +159,7 @@ class TestBrowser:
     def test_finds_reads_and_retries_a_failed_job(
         self, stack: Stack, api: httpx.Client, page: webdriver.Chrome
     ) -> None:
-        own = user_id(api)
+        own = int(api.get("/users/me").json()["id"])
         task, kwargs = "app.tasks.example_task.process_user_data", {"user_id": own + 1}
         job_id = stack.python(ENQUEUE, task, str(own), json.dumps(kwargs)).strip()
         assert wait_for_task(api, job_id)["status"] == "FAILURE"
@@ -261,7 +257,7 @@ class TestLogin:
         routes = [line.split() for line in stack.python(code).splitlines()]
         assert len(routes) > 10
         walked = 0
-        with httpx.Client(base_url=url) as client:
+        with httpx.Client(base_url=url, follow_redirects=True) as client:
             client.get("/admin/login")
             headers = {"X-CSRFToken": client.cookies["starlette_admin_csrftoken"]}
             for path, *methods in [*routes, ["/nothing", "GET", "POST"]]:
@@ -271,8 +267,7 @@ class TestLogin:
                 path = re.sub(r"\{.*?\}", "x", path)
                 for method in methods:
                     response = client.request(method, f"/admin{path}", headers=headers)
-                    assert response.status_code == 303, (method, path, response)
-                    assert urlsplit(response.headers["Location"]).path == "/admin/login"
+                    assert response.url.path == "/admin/login", (method, path, response)
                     walked += 1
         assert walked > 12
 
@@ -389,7 +384,7 @@ class TestRequests:
         ):
             elapsed = seconds(lambda: admin.get("/admin/job/list", params=params))  # noqa: B023
             print(f"{params}: {elapsed * 1000:.0f} ms")
-            assert elapsed < 2
+            assert elapsed < 5  # 0.1 to 0.6 s on an idle machine.
 
     def test_database_that_is_down(self, stack: Stack, admin: httpx.Client) -> None:
         if stack.answers["database"] == "sqlite":
