@@ -214,7 +214,7 @@ def test_prometheus_alerts_when_beat_and_worker_stop(stack: Stack, tmp_path: Pat
         texts += [rule["expr"] for group in groups for rule in group["rules"]]
         for text in texts:
             query(text.replace("$__rate_interval", "1m"))
-        text = re.sub(r'\{[^}]*\}|\b(?:by|on|without) *\([^)]*\)|\[[^]]*\]', "", "\n".join(texts))
+        text = re.sub(r"\{[^}]*\}|\b(?:by|on|without) *\([^)]*\)|\[[^]]*\]", "", "\n".join(texts))
         names = set(re.findall(r"\b[a-z]+(?:_[a-z]+)*\b(?! *\()", text))
         names -= {
             "and",
