@@ -61,7 +61,8 @@ def photograph(url: str) -> None:
         wait.until(lambda _: "LookupError" in browser.page_source)
         browser.save_screenshot(str(FOLDER / "admin.png"))
         browser.get(f"{url}/docs")
-        wait.until(lambda _: browser.find_elements(By.CLASS_NAME, "opblock"))
+        tasks = wait.until(lambda _: browser.find_element(By.ID, "operations-tag-tasks"))
+        browser.execute_script("arguments[0].scrollIntoView()", tasks)
         browser.save_screenshot(str(FOLDER / "api.png"))
     finally:
         browser.quit()
