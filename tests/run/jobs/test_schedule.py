@@ -98,7 +98,8 @@ def test_pause_resume_and_run(stack: Faults) -> None:
     stack.start_beat(**EVERY)
     wait_for_ticks(stack, 1)
     stack.run("python", "-m", "app.jobs", "schedule", "pause", "tick", **EVERY)
-    wait_until(lambda: not stack.ask("[r['id'] for r in rows() if r['status'] == 'PENDING']"))
+    ended = "all(row['status'] == 'SUCCESS' for row in rows() if row['schedule'] == 'tick')"
+    wait_until(lambda: stack.ask(ended))
     before = ticks(stack)
     job = stack.run("python", "-m", "app.jobs", "schedule", "run", "tick", **EVERY).strip()
     stack.ends(job)
