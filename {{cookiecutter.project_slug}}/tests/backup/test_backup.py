@@ -97,17 +97,16 @@ def test_native_programs_restore_a_backup(live: sa.Engine) -> None:
 {% if cookiecutter.database == "sqlite" %}
     Path(str(url.database)).write_bytes(gzip.decompress(path.read_bytes()))
 {% else %}
-    with sa.create_engine(url.set(database="{{ "postgres" if cookiecutter.database == "postgresql" else "" }}")).connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        connection.exec_driver_sql(f"CREATE DATABASE {url.database}")
 {% if cookiecutter.database == "postgresql" %}
     client = f"psql -q -X -v ON_ERROR_STOP=1 -h {url.host} -p {url.port} -U {url.username}"
+    create = f"{client} -c 'CREATE DATABASE {url.database}' postgres"
 {% else %}
     program = "mariadb" if find_program("mariadb") else "mysql"
     client = f"{program} --no-defaults -h {url.host} -P {url.port} -u {url.username}"
+    create = f"{client} -e 'CREATE DATABASE {url.database} CHARACTER SET utf8mb4'"
 {% endif %}
     env = {**os.environ, "{{ "PGPASSWORD" if cookiecutter.database == "postgresql" else "MYSQL_PWD" }}": str(url.password)}
-    command = f"gunzip -c {shlex.quote(str(path))} | {client} {url.database}"
+    command = f"{create} && gunzip -c {shlex.quote(str(path))} | {client} {url.database}"
     subprocess.run(["bash", "-o", "pipefail", "-c", command], env=env, check=True)
 {% endif %}
     assert read(live) == TEXTS
