@@ -60,6 +60,14 @@ def replace(path: Path, pattern: str, new: str) -> None:
     path.write_text(text)
 
 
+def runs(process: psutil.Process) -> bool:
+    """Return whether a process has not ended. One that nobody has waited for yet has."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @contextmanager
 def development(project: Path, log: Path, **environment: str) -> Iterator[None]:
     """Run ``python -m dev``; end it with Ctrl-C, after which nothing of it runs."""
@@ -78,10 +86,10 @@ def development(project: Path, log: Path, **environment: str) -> Iterator[None]:
         assert process.poll() is None, log.read_text()
         process.send_signal(signal.SIGINT)
         process.wait(60)
-        assert not [child for child in family if child.is_running()]
+        wait_until(lambda: not any(map(runs, family)), 15, f"dev has left processes: {family}")
     finally:
-        for child in [*family, *([process] if process.is_running() else [])]:
-            if child.is_running():
+        for child in [process, *family]:
+            if runs(child):
                 child.kill()
 
 
@@ -97,7 +105,7 @@ def follow_readme(project: Path, log: Path, port: int) -> None:
     """Start everything without a redis-server, take the tour, and queue a job."""
     empty = log.with_suffix(".bin")
     empty.mkdir()
-    environment = {"PATH": f"{project}/.venv/bin:{empty}:/bin", "PORT": str(port)}
+    environment = {"PATH": f"{project}/.venv/bin:{empty}", "PORT": str(port)}
     environment["FLOWER_PORT"] = str(free_port())
     base = f"http://localhost:{port}"
     with development(project, log, **environment):
