@@ -112,6 +112,8 @@ def prune():
     declined = [paths for answer, paths in PATHS_BY_ANSWER.items() if not ANSWERS[answer]]
     declined.append([path for path, names in DATABASES_BY_PATH.items() if not names & chosen])
     declined += [[f"{name}_{one}.py" for one in names - chosen] for name, names in VARIANTS.items()]
+    if not (ANSWERS["use_celery"] or ANSWERS["use_backup"]):
+        declined.append(["app/metrics.py"])  # Requests are the only metrics.
     paths = {path for paths in declined for path in paths}
     for name, names in VARIANTS.items():
         kept = {f"{name}_{one}.py" for one in names & chosen} - paths

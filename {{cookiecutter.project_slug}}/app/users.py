@@ -27,7 +27,7 @@ def read_account(email: str) -> Registration:
 
 @app.command()
 def create(
-    email: str, admin: Annotated[bool, typer.Option("--admin", help="May use /admin.")] = False
+    email: str, admin: Annotated[bool, typer.Option("--admin", help="An administrator.")] = False
 ) -> None:
     """Create a user."""
     account = read_account(email)
@@ -55,7 +55,7 @@ def list_command() -> None:
 
 @app.command()
 def grant_admin(email: str) -> None:
-    """Let a user use /admin."""
+    """Make a user an administrator."""
     with session_scope() as session:
         auth.get_user(session, email).is_admin = True
     print(f"{email} is an administrator")
@@ -63,7 +63,7 @@ def grant_admin(email: str) -> None:
 
 @app.command()
 def revoke_admin(email: str) -> None:
-    """Forbid a user to use /admin, from the next request."""
+    """Take the rights of an administrator away, from the next request."""
     with session_scope() as session:
         auth.get_user(session, email).is_admin = False
     print(f"{email} is no administrator")

@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 ENV_FILE = PROJECT_ROOT / ".env"
 # Names in .env that other programs read.
-OTHERS = ("AWS_", "AZURE_", "COMPOSE_", "DOCKER_", "GOOGLE_")
+OTHERS = ("AWS_", "AZURE_", {{ '"COMPOSE_", ' if cookiecutter.use_docker }}"GOOGLE_")
 
 
 def split_commas(value: Any) -> Any:
