@@ -56,7 +56,7 @@ class Faults(Stack):
             self.start_redis()
         self.redis.flushall()
         self.ask("clear()")
-        for path in [*self.folder.glob("runs*"), *self.folder.glob("*.log")]:
+        for path in {*self.folder.glob("runs*"), *self.folder.glob("*.log")}:
             if path.stem not in (*SERVERS, "console"):
                 path.unlink()
 
