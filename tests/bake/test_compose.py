@@ -98,7 +98,9 @@ def test_files_follow_the_compose_specification(bakes: Bakes) -> None:
 def test_dockerfiles_pass_hadolint(bakes: Bakes) -> None:
     files = [file for _, project in bakes.values() for file in project.glob("Dockerfile")]
     if files:
-        check_files([str(Path(sys.executable).with_name("hadolint"))], files, bakes)
+        hadolint = str(Path(sys.executable).with_name("hadolint"))
+        # A version of a package would shut out the distribution's security updates.
+        check_files([hadolint, "--ignore=DL3008"], files, bakes)
 
 
 def test_stack_is_what_was_asked_for(
