@@ -15,7 +15,7 @@ from tests.harness import BOOLEANS, Answers, applied, find_program, skip_or_fail
 
 Config = dict[str, Any]
 
-DATABASE_IMAGES = {"postgresql": "postgres:18", "mysql": "mysql:8.4"}
+DATABASE_IMAGES = {"postgresql": "postgres:17", "mysql": "mariadb:11.8"}
 COMPOSE_FILE = "docker-compose.yml"
 FLOWER = ("flower", "127.0.0.1", "5555")
 
@@ -167,4 +167,5 @@ def test_clients_have_the_version_of_the_server(compose: None, bakes: Bakes) -> 
     for answers, project in complete(bakes):
         if image := DATABASE_IMAGES.get(str(answers["database"])):
             assert read_config(project)["services"]["db"]["image"] == image
-            assert image in (project / "Dockerfile").read_text()
+            client = image.replace("postgres:", "postgresql-client-").replace(":11.8", "-client")
+            assert client in (project / "Dockerfile").read_text()
