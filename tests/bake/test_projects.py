@@ -46,7 +46,7 @@ NOT_IMPORTED = {
     "watchfiles",
 }
 # Part of a declared package's own interface.
-TRANSITIVE = {"anyio", "starlette", "tornado"}
+TRANSITIVE = {"anyio", "jinja2", "starlette", "tornado"}
 
 
 def texts_of(project: Path) -> dict[str, str]:
