@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,14 +94,15 @@ def lint(bakes: Bakes, tools: Path) -> list[str]:
     return lines
 
 
-def mypy_configuration(project: Path) -> str:
+def mypy_configuration(project: Path) -> dict[str, Any]:
     """Return the part of pyproject.toml that mypy reads."""
-    return str(tomllib.loads((project / "pyproject.toml").read_text())["tool"]["mypy"])
+    table: dict[str, Any] = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["mypy"]
+    return table
 
 
 def python_code(project: Path) -> str:
     """Return a digest of all that mypy reads."""
-    digest = hashlib.sha256(mypy_configuration(project).encode())
+    digest = hashlib.sha256(str(mypy_configuration(project)).encode())
     for path in sorted(project.rglob("*.py")):
         digest.update(str(path.relative_to(project)).encode() + path.read_bytes())
     return digest.hexdigest()
@@ -112,12 +114,13 @@ def types(
 ) -> dict[str, list[str]]:
     """What mypy says about each distinct project, by ``python_code``.
 
-    With one cache, libraries and modules that are alike are analysed once. Another configuration
-    makes mypy begin again, so each has a cache and a thread of its own.
+    With one cache, libraries and modules that are alike are analysed once. Other options for all
+    modules make mypy begin again, so each set of options has a cache and a thread of its own.
     """
     groups = defaultdict(dict)
     for digest, project in distinct(bakes, python_code).items():
-        groups[mypy_configuration(project)][digest] = project
+        options = {n: v for n, v in mypy_configuration(project).items() if n != "overrides"}
+        groups[str(options)][digest] = project
 
     def check(group: dict[str, Path]) -> dict[str, list[str]]:
         cache = tmp_path_factory.mktemp("mypy")
