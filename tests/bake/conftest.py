@@ -4,9 +4,9 @@ import hashlib
 import subprocess
 import sys
 import tomllib
-from collections import defaultdict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -111,32 +111,41 @@ def python_code(project: Path) -> str:
 @pytest.fixture(scope="session")
 def types(
     bakes: Bakes, tools: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, list[str]]:
-    """What mypy says about each distinct project, by ``python_code``.
+) -> Iterator[dict[str, Future[list[str]]]]:
+    """What mypy says about each distinct project, by ``python_code``, once it has.
 
     With one cache, libraries and modules that are alike are analysed once. Other options for all
     modules make mypy begin again, so each set of options has a cache and a thread of its own.
     """
-    groups = defaultdict(dict)
-    for digest, project in distinct(bakes, python_code).items():
-        options = {n: v for n, v in mypy_configuration(project).items() if n != "overrides"}
-        groups[str(options)][digest] = project
+    with ExitStack() as stack:
+        threads: dict[str, tuple[ThreadPoolExecutor, Path]] = {}
+        found = {}
+        for digest, project in distinct(bakes, python_code).items():
+            options = {n: v for n, v in mypy_configuration(project).items() if n != "overrides"}
+            if str(options) not in threads:
+                thread = ThreadPoolExecutor(max_workers=1)
+                stack.callback(thread.shutdown, cancel_futures=True)
+                threads[str(options)] = (thread, tmp_path_factory.mktemp("mypy"))
+            thread, cache = threads[str(options)]
+            found[digest] = thread.submit(mypy, tools / "mypy", project, cache)
+        yield found
 
-    def check(group: dict[str, Path]) -> dict[str, list[str]]:
-        cache = tmp_path_factory.mktemp("mypy")
-        return {digest: mypy(project, cache) for digest, project in group.items()}
 
-    def mypy(project: Path, cache: Path) -> list[str]:
-        result = subprocess.run(
-            [tools / "mypy", "--no-error-summary", "--cache-dir", cache],
-            cwd=project,
-            env=project_environment(project),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return (result.stdout + result.stderr).splitlines() if result.returncode else []
+def mypy(program: Path, project: Path, cache: Path) -> list[str]:
+    """Return what mypy says about a project."""
+    result = subprocess.run(
+        [program, "--no-error-summary", "--cache-dir", cache],
+        cwd=project,
+        env=project_environment(project),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return (result.stdout + result.stderr).splitlines() if result.returncode else []
 
-    with ThreadPoolExecutor() as pool:
-        checks = pool.map(check, groups.values())
-        return {digest: lines for found in checks for digest, lines in found.items()}
+
+@pytest.fixture(scope="session", autouse=True)
+def types_begin_first(request: pytest.FixtureRequest) -> None:
+    """They take the longest, and other tests run meanwhile."""
+    if any("types" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("types")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 
@@ -98,8 +99,8 @@ def test_ruff(project: Path, lint: list[str]) -> None:
     assert not found, "\n".join(found)
 
 
-def test_types(project: Path, types: dict[str, list[str]]) -> None:
-    found = types[python_code(project)]
+def test_types(project: Path, types: dict[str, Future[list[str]]]) -> None:
+    found = types[python_code(project)].result()
     assert not found, "\n".join(found)
 
 
