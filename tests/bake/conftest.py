@@ -4,10 +4,11 @@ import hashlib
 import subprocess
 import sys
 import tomllib
-from collections import defaultdict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,14 +94,15 @@ def lint(bakes: Bakes, tools: Path) -> list[str]:
     return lines
 
 
-def mypy_configuration(project: Path) -> str:
+def mypy_configuration(project: Path) -> dict[str, Any]:
     """Return the part of pyproject.toml that mypy reads."""
-    return str(tomllib.loads((project / "pyproject.toml").read_text())["tool"]["mypy"])
+    table: dict[str, Any] = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["mypy"]
+    return table
 
 
 def python_code(project: Path) -> str:
     """Return a digest of all that mypy reads."""
-    digest = hashlib.sha256(mypy_configuration(project).encode())
+    digest = hashlib.sha256(str(mypy_configuration(project)).encode())
     for path in sorted(project.rglob("*.py")):
         digest.update(str(path.relative_to(project)).encode() + path.read_bytes())
     return digest.hexdigest()
@@ -109,31 +111,41 @@ def python_code(project: Path) -> str:
 @pytest.fixture(scope="session")
 def types(
     bakes: Bakes, tools: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, list[str]]:
-    """What mypy says about each distinct project, by ``python_code``.
+) -> Iterator[dict[str, Future[list[str]]]]:
+    """What mypy says about each distinct project, by ``python_code``, once it has.
 
-    With one cache, libraries and modules that are alike are analysed once. Another configuration
-    makes mypy begin again, so each has a cache and a thread of its own.
+    With one cache, libraries and modules that are alike are analysed once. Other options for all
+    modules make mypy begin again, so each set of options has a cache and a thread of its own.
     """
-    groups = defaultdict(dict)
-    for digest, project in distinct(bakes, python_code).items():
-        groups[mypy_configuration(project)][digest] = project
+    with ExitStack() as stack:
+        threads: dict[str, tuple[ThreadPoolExecutor, Path]] = {}
+        found = {}
+        for digest, project in distinct(bakes, python_code).items():
+            options = {n: v for n, v in mypy_configuration(project).items() if n != "overrides"}
+            if str(options) not in threads:
+                thread = ThreadPoolExecutor(max_workers=1)
+                stack.callback(thread.shutdown, cancel_futures=True)
+                threads[str(options)] = (thread, tmp_path_factory.mktemp("mypy"))
+            thread, cache = threads[str(options)]
+            found[digest] = thread.submit(mypy, tools / "mypy", project, cache)
+        yield found
 
-    def check(group: dict[str, Path]) -> dict[str, list[str]]:
-        cache = tmp_path_factory.mktemp("mypy")
-        return {digest: mypy(project, cache) for digest, project in group.items()}
 
-    def mypy(project: Path, cache: Path) -> list[str]:
-        result = subprocess.run(
-            [tools / "mypy", "--no-error-summary", "--cache-dir", cache],
-            cwd=project,
-            env=project_environment(project),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return (result.stdout + result.stderr).splitlines() if result.returncode else []
+def mypy(program: Path, project: Path, cache: Path) -> list[str]:
+    """Return what mypy says about a project."""
+    result = subprocess.run(
+        [program, "--no-error-summary", "--cache-dir", cache],
+        cwd=project,
+        env=project_environment(project),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return (result.stdout + result.stderr).splitlines() if result.returncode else []
 
-    with ThreadPoolExecutor() as pool:
-        checks = pool.map(check, groups.values())
-        return {digest: lines for found in checks for digest, lines in found.items()}
+
+@pytest.fixture(scope="session", autouse=True)
+def types_begin_first(request: pytest.FixtureRequest) -> None:
+    """They take the longest, and other tests run meanwhile."""
+    if any("types" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("types")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from dotenv import dotenv_values
 
 from tests.bake.conftest import Bakes, python_code, requirements
 from tests.conftest import Bake
-from tests.harness import QUESTIONS, Answers, applied, combinations, files_of, generate, run
+from tests.harness import Answers, applied, combinations, files_of, generate, run
 
 # What may not occur in a project, in a name or a text, when the answer is no, or another database.
 WORDS = {
@@ -98,14 +99,13 @@ def test_ruff(project: Path, lint: list[str]) -> None:
     assert not found, "\n".join(found)
 
 
-def test_types(project: Path, types: dict[str, list[str]]) -> None:
-    found = types[python_code(project)]
+def test_types(project: Path, types: dict[str, Future[list[str]]]) -> None:
+    found = types[python_code(project)].result()
     assert not found, "\n".join(found)
 
 
 def test_answers_are_recorded_as_applied(answers: Answers, project: Path) -> None:
     recorded = json.loads((project / ".forge.json").read_text())["cookiecutter"]
-    assert list(recorded) == list(QUESTIONS)
     assert recorded | applied(answers) == recorded
 
 

@@ -54,9 +54,10 @@ def test_template_is_linted() -> None:
 
 def test_hook_validates_every_question() -> None:
     hook = constants_of(HOOK)
-    choices = {name: value for name, value in QUESTIONS.items() if isinstance(value, list)}
+    choices = {name: set(value) for name, value in QUESTIONS.items() if isinstance(value, list)}
     texts = [name for name, value in QUESTIONS.items() if isinstance(value, str)]
-    assert choices == hook["CHOICES"], f"CHOICES in {HOOK}"
+    known = {name: set(value) for name, value in hook["CHOICES"].items()}
+    assert choices == known, f"CHOICES in {HOOK}"
     assert hook["BOOLEANS"] == BOOLEANS, f"BOOLEANS in {HOOK}"
     assert {*hook["TEXTS"], "project_slug"} == set(texts), f"TEXTS in {HOOK}"
 
@@ -67,9 +68,14 @@ def test_every_question_is_asked_and_explained() -> None:
     for name, value in QUESTIONS.items():
         assert name in prompts, f"{name} has no prompt in cookiecutter.json"
         if isinstance(value, list):
-            labels = list(prompts[name])
-            assert labels == ["__prompt__", *value], f"the prompt of {name} in cookiecutter.json"
+            labels = set(prompts[name])
+            assert labels == {"__prompt__", *value}, f"the prompt of {name} in cookiecutter.json"
         assert f"`{name}`" in readme, f"{name} has no row in README.md"
+
+
+def test_every_answer_is_recorded(bake: Bake) -> None:
+    recorded = json.loads((bake() / ".forge.json").read_text())["cookiecutter"]
+    assert list(recorded) == list(QUESTIONS), f"the list in {PROJECT.name}/.forge.json"
 
 
 def test_every_feature_can_be_declined() -> None:
@@ -102,11 +108,11 @@ def test_files_that_are_named_after_an_answer_go_with_it(answer: str) -> None:
 def test_schema_of_answers_knows_every_question() -> None:
     schema = json.loads((TEMPLATE / "answers.schema.json").read_text())
     answers = schema["$defs"]["answers"]["properties"]
-    assert list(answers) == list(QUESTIONS), "answers.schema.json"
-    assert schema["properties"]["cookiecutter"]["required"] == list(QUESTIONS)
+    required = schema["properties"]["cookiecutter"]["required"]
+    assert set(answers) == set(required) == set(QUESTIONS), "answers.schema.json"
     for name, value in QUESTIONS.items():
         if isinstance(value, list):
-            assert answers[name]["enum"] == value, f"{name} in answers.schema.json"
+            assert set(answers[name]["enum"]) == set(value), f"{name} in answers.schema.json"
         else:
             assert answers[name].get("type", "string") == TYPES[type(value)], f"{name}"
 
