@@ -136,8 +136,10 @@ class BackupSettings(SettingsGroup):
     BACKUP_DIR: Path = Path("./backups/database")
     BACKUP_RETENTION_DAYS: int = Field(default=30, ge=1)
     BACKUP_KEEP_AT_LEAST: int = Field(default=3, ge=1)
+{% if cookiecutter.database != "sqlite" %}
     # Another user for backups and restores.
     BACKUP_DATABASE_URL: str | None = Field(default=None, repr=False)
+{% endif %}
     BACKUP_COPY_URL: str | None = Field(default=None, pattern="^(s3|gs|az|file)://", repr=False)
     BACKUP_AGE_RECIPIENTS: CommaSeparated = []
     BACKUP_AGE_IDENTITY_FILE: Path | None = None
