@@ -7,7 +7,7 @@ import pytest
 from alembic.config import main as alembic
 {{ "from celery import Task\n" if cookiecutter.use_celery }}from fastapi.testclient import TestClient
 
-from app.core.database import get_engine, session_scope
+from app.core.database import get_engine, get_monitoring_engine, session_scope
 {{ "from app.jobs import Job, JobStatus, enqueue, get_job\n" if cookiecutter.use_celery }}from app.main import app
 from app.models import Base
 {{ "from app.tasks.example_task import send_notification\n" if cookiecutter.use_celery }}{% set names = (["redis_server"] if cookiecutter.use_redis else []) + (["running", "wait_until"] if cookiecutter.use_celery else []) %}
@@ -26,7 +26,8 @@ def database(database_url: str) -> Iterator[None]:
     """The database with all migrations applied."""
     alembic(["upgrade", "head"])
     yield
-    get_engine().dispose()
+    for engine in (get_engine(), get_monitoring_engine()):  # PostgreSQL waits for connections.
+        engine.dispose()
 
 
 @pytest.fixture
