@@ -20,6 +20,7 @@ except OperationalError as error:
     raise SystemExit(f"Cannot connect to {engine.url}: {reason}") from None
 
 with connection:
+    connection.detach()  # So that it is closed at the end, not given back to the pool.
     context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True)
     with context.begin_transaction():
         # Another ``alembic upgrade`` waits until this one has ended. The number means nothing.

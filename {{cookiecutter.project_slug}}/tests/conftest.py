@@ -26,7 +26,7 @@ def database(database_url: str) -> Iterator[None]:
     """The database with all migrations applied."""
     alembic(["upgrade", "head"])
     yield
-    for engine in (get_engine(), get_monitoring_engine()):  # PostgreSQL waits for connections.
+    for engine in (get_engine(), get_monitoring_engine()):
         engine.dispose()
 
 
