@@ -293,7 +293,9 @@ def test_migration_of_an_older_sqlite_project(migrate: Callable[[str], Stack]) -
     api = stack.start_api()
     kept = log_in(api, "ada@example.com")
     page = (TEMPLATE / "docs/updating.md").read_text()
-    add_migration(stack.project, "ids", re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)[0])
+    [block] = re.findall(r"^  ```python\n(.*?)^  ```", page, re.M | re.S)
+    code = f"def upgrade():\n{block}\n\ndef downgrade(): pass\n"
+    add_migration(stack.project, "ids", code)
     stack.run("alembic", "upgrade", "head")
     assert kept.get("/users/me").status_code == 200
     assert sql(stack, "SELECT owner_id FROM jobs") == "[(None,)]"

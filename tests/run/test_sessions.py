@@ -119,7 +119,7 @@ def test_stream_with_the_session_of_the_route_is_an_error_at_once(
     """SQLAlchemy would open the closed session again, and nobody would close it."""
     log_in(api)
     for _ in range(25):
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises(httpx.RemoteProtocolError):  # And not an empty answer with status 200.
             api.get(path)
     assert "InvalidRequestError: This Session has been permanently closed" in stack.log("api")
     assert api.get("/count").status_code == 200

@@ -2,13 +2,14 @@
 """The application."""
 
 from asgi_correlation_id import CorrelationIdMiddleware
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 {% if cookiecutter.use_monitoring %}
 from prometheus_fastapi_instrumentator import Instrumentator
 {% endif %}
-from starlette.middleware.base import RequestResponseEndpoint
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 {% if cookiecutter.use_celery %}
 from app.admin import add_admin
@@ -22,6 +23,25 @@ from app.core.config.settings import settings
 from app.core.logging import configure_logging
 
 configure_logging()
+
+
+class SecurityHeaders:
+    """Adds the headers that OWASP recommends for APIs."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pure ASGI: behind a BaseHTTPMiddleware, a response that breaks off looks complete."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("Cache-Control", "no-store")
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
 
 
 def operation_id(route: APIRoute) -> str:
@@ -46,17 +66,7 @@ app.add_middleware(CorrelationIdMiddleware)
 {% if cookiecutter.use_monitoring %}
 Instrumentator(excluded_handlers=["/health", "/metrics"]).instrument(app)
 {% endif %}
-
-
-@app.middleware("http")
-async def add_security_headers(request: Request, call_next: RequestResponseEndpoint) -> Response:
-    """Add the headers that OWASP recommends for APIs."""
-    response = await call_next(request)
-    response.headers.setdefault("Cache-Control", "no-store")
-    response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    return response
-
-
+app.add_middleware(SecurityHeaders)
 add_error_handlers(app)
 app.include_router(api_router)
 {% if cookiecutter.use_celery %}

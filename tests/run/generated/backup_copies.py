@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from datetime import timedelta
@@ -171,15 +172,36 @@ def test_a_server_that_hangs_is_given_up(copied: pytest.MonkeyPatch) -> None:
     assert len(files.list_backups(database.name())) == 1
 
 
+def next_second() -> None:
+    """Wait until names of backups have another second."""
+    now = int(time.time())
+    wait_until(lambda: int(time.time()) > now)
+
+
 def test_the_newest_is_taken_after_the_folder_was_lost(
     copied: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for _ in range(3):
         create_backup()
+        next_second()
     set_backup(copied, DIR=tmp_path / "new")
     made = create_backup()
     assert verify_backup().file == made.file
     assert copies.list_copies(database.name())[0].file == made.file
+
+
+def test_another_backup_with_the_same_name_is_not_taken_for_a_copy(
+    copied: pytest.MonkeyPatch, live: sa.Engine, tmp_path: Path
+) -> None:
+    """Two servers with a database of the same name, one folder, and one time of the day."""
+    noon = files.now()
+    copied.setattr(files, "now", lambda: noon)
+    create_backup()
+    set_backup(copied, DIR=tmp_path / "other server")
+    delete_all(live)
+    with pytest.raises(BackupError, match="give each server a folder of its own"):
+        create_backup()
+    assert len(objects()) == 2
 
 
 def test_a_clock_that_was_wrong_costs_no_backup_and_no_copy(copied: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,7 @@ def test_killed_at_any_moment(filled: sa.Engine, seed: int) -> None:
         assert process.stdout.readline() == b"reached\n"
         time.sleep(random.Random(seed).uniform(0, 0.2))
         process.kill()
+    killed = int(time.time())
 
     def complete() -> bool:
         """The server may still be at work on what it was sent."""
@@ -160,6 +161,7 @@ def test_killed_at_any_moment(filled: sa.Engine, seed: int) -> None:
     wait_until(complete)
     assert files.read_manifest(made.file)
     create_backup(wait=30)
+    wait_until(lambda: int(time.time()) > killed)  # The name of the old database has seconds.
     operations.restore_backup(made.file, lambda manifest: True)
     assert read_all(filled) == restored
     assert [*database.sides("verify"), *database.sides("restore")] == []
