@@ -196,8 +196,21 @@ def migrate(installed: Bake, tmp_path: Path) -> Iterator[Callable[[str], Stack]]
     yield migrate
     for stack in stacks:
         stack.__exit__()
-        for revision in ("tables", "changes", "half", "orphans", "ids"):
+        for revision in ("tables", "changes", "half", "orphans", "ids", "newer"):
             (stack.project / f"migrations/versions/{revision}.py").unlink(missing_ok=True)
+
+
+def test_is_ready_when_a_newer_version_has_migrated(migrate: Callable[[str], Stack]) -> None:
+    """Old containers serve requests while new ones are started."""
+    stack = migrate("sqlite")
+    stack.run("alembic", "upgrade", "head")
+    add_migration(stack.project, "newer", "def upgrade(): pass\n\n\ndef downgrade(): pass\n")
+    api = stack.start_api()
+    assert api.get("/health/ready").status_code == 503
+    stack.run("alembic", "upgrade", "head")
+    stack.kill("api")
+    (stack.project / "migrations/versions/newer.py").unlink()
+    assert stack.start_api().get("/health/ready").raise_for_status().json()["status"] == "ok"
 
 
 @pytest.mark.parametrize("database", DATABASES)

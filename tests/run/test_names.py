@@ -84,3 +84,18 @@ def test_server_takes_the_role_and_the_database(stack: Stack, bake: Bake, slug: 
     url = str(dotenv_values(project / ".env")["DATABASE_URL"])
     url = re.sub(r"@localhost:\d+", f"@127.0.0.1:{stack.database_port}", url)
     stack.python(EXECUTE, url, "CREATE TABLE made (id INTEGER)", "DROP TABLE made")
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg", "mysql", "mariadb"])
+def test_common_database_urls_mean_the_same_driver(stack: Stack, scheme: str) -> None:
+    """As hosting companies give them. The URL of another database stops the start."""
+    name = "postgresql" if scheme.startswith("postgres") else "mysql"
+    code = "from app.core.config.settings import settings; print(settings.database.DATABASE_URL)"
+    command = ("python", "-c", code)
+    url = "://user:p%40ss@host/shop?sslmode=require"
+    if name != stack.answers["database"]:
+        with pytest.raises(AssertionError, match="DATABASE_URL: "):
+            stack.run(*command, DATABASE_URL=scheme + url)
+        return
+    driver = {"postgresql": "psycopg", "mysql": "pymysql"}[name]
+    assert stack.run(*command, DATABASE_URL=scheme + url).strip() == f"{name}+{driver}{url}"
