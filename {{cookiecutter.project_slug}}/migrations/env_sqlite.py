@@ -61,6 +61,7 @@ except OperationalError as error:
     raise SystemExit(f"Cannot open {engine.url}: {error.orig}") from None
 
 with connection:
+    connection.detach()  # So that it is closed at the end, not given back to the pool.
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
