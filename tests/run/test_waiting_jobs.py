@@ -58,7 +58,7 @@ def test_full_redis_is_emptied(stack: Stack) -> None:
     user = log_in(stack.start_api())
     waiting = queue(user, longest_message(user), 50)
     wait_until(lambda: count_messages(stack) >= len(waiting), message="messages are missing")
-    stack.broker.set("more", bytes(2_000_000))
+    stack.broker.setrange("more", 2_000_000, "x")
     stack.redis.config_set("maxmemory", stack.redis.info("memory")["used_memory"])
     stack.start_worker(wait=False)
     stack.wait_for_log("worker", "OutOfMemoryError")

@@ -68,8 +68,8 @@ def wait_for_change() -> None:
 
 def main() -> None:
     """Apply the migrations, then run the processes. A change of the code or of .env restarts them."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # As Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # Raises KeyboardInterrupt.
     os.chdir(ROOT)
     os.environ["PYTHONUNBUFFERED"] = "1"
     docs = f"http://localhost:{PORTS['PORT']}/docs"
