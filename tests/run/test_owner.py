@@ -199,7 +199,7 @@ def test_first_week_of_an_owner(bake: Bake, database: str, tmp_path: Path) -> No
         clone = tmp_path / "clone"
         run(*GIT, "clone", "--quiet", project, clone, cwd=tmp_path)
         shutil.copytree(project / ".venv", clone / ".venv", symlinks=True)
-        with pytest.raises(AssertionError, match=r"There is no \.env file"):
+        with pytest.raises(AssertionError, match=r"There is no \.env: "):
             run("python", "-m", "dev", cwd=clone)
 
 
