@@ -57,16 +57,17 @@ def test_lost_worker_is_replaced_after_the_time_limit(stack: Faults) -> None:
     stack.started("a")
     stack.kill("killed")
     stack.start_worker("frozen", **SHORT)
-    second = stack.add("stubborn", key="b", seconds=20, then=1)
+    second = stack.add("hold", key="b")
     stack.started("b")
     stack.send_signal("frozen", signal.SIGSTOP, family=True)
     stack.start_beat(**SHORT)
     for job in (first, second):
         wait_until(lambda job=job: stack.row(job)["lost"] == 1, 90)
-    stack.start_worker("other", **SHORT)
+    stack.start_worker("other")
     stack.started("b", 2)
     stack.send_signal("frozen", signal.SIGCONT, family=True)
     stack.wait_for_log("frozen", "outcome not recorded", 90)
+    stack.release("b")
     for job in (first, second):
         assert stack.ends(job)["attempts"] == 2
 
