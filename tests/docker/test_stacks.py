@@ -181,11 +181,19 @@ def test_a_backup_is_made_verified_and_restored(stack: ComposeStack) -> None:
     assert made in stack.execute("app", "ls", "/backups")
     stack.backup("verify", made)
     lost = stack.log_in("lost@example.com")
-    stack.backup("restore", made, "--yes")
-    # The API, which runs all the time, sees the restored database.
-    assert kept.get("/users/me").status_code == 200
-    assert lost.get("/users/me").status_code == 401
-    assert kept.get("/health/ready").status_code == 200
+    if str(stack.variables["DATABASE_URL"]).startswith("sqlite"):  # As docs/deployment.md says.
+        with pytest.raises(AssertionError, match="stop the application"):
+            stack.backup("restore", made, "--yes")
+        services = {"app", "celery-worker", "celery-beat"} & stack.config()["services"].keys()
+        stack.compose("stop", *services)
+        stack.compose("run", "--rm", "app", "python", "-m", "app.backup", "restore", made, "--yes")
+        stack.up()
+    else:  # The API, which runs all the time, sees the restored database.
+        stack.backup("restore", made, "--yes")
+    api = stack.api()
+    assert api.get("/users/me", headers=kept.headers).status_code == 200
+    assert api.get("/users/me", headers=lost.headers).status_code == 401
+    assert api.get("/health/ready").status_code == 200
 
 
 @on("postgresql")

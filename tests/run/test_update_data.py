@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from pathlib import Path
 
 import httpx
@@ -44,7 +45,10 @@ def migrate(stack: Stack) -> None:
             column = rf'(Column\(\s*"{name}",[^=]*?nullable=False)'
             text, count = re.subn(column, lambda match, a=argument: f"{match[1]}, {a}", text)
             assert count == 1, name
-        text = text.replace('table("users", schema=None', 'table("users", recreate="always"', 1)
+        if "batch_alter_table" in text:  # SQLite
+            [block] = re.findall(r"^  ```python\n(.*?)^  ```", PAGE, re.M | re.S)
+            end = "    # ### end Alembic commands ###\n"
+            text = text.replace(end, textwrap.indent(textwrap.dedent(block), "    "), 1)
         start = "upgrade() -> None:\n"
         text = text.replace(start, f'{start}    op.execute("DELETE FROM refresh_tokens")\n', 1)
     if "op." in text:
