@@ -86,7 +86,9 @@ def test_server_takes_the_role_and_the_database(stack: Stack, bake: Bake, slug: 
     stack.python(EXECUTE, url, "CREATE TABLE made (id INTEGER)", "DROP TABLE made")
 
 
-@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg", "mysql", "mariadb"])
+@pytest.mark.parametrize(
+    "scheme", ["postgres", "postgresql", "postgresql+asyncpg", "mysql", "mariadb"]
+)
 def test_common_database_urls_mean_the_same_driver(stack: Stack, scheme: str) -> None:
     """As hosting companies give them. The URL of another database stops the start."""
     name = "postgresql" if scheme.startswith("postgres") else "mysql"
