@@ -1,4 +1,4 @@
-"""Jobs, tasks and the API, each beside what it is compared with, in turns in one run.
+"""Jobs and tasks, each beside what it is compared with, in turns in one run.
 
     uv run python -m benchmarks.jobs [--folder FOLDER] [SECTION ...]
 
@@ -19,28 +19,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 from redis import Redis
 
 from benchmarks.tables import chart, ratios, show, write
 from tests.harness import (
     TEMPLATE,
     Stack,
-    free_port,
     install,
-    listens,
     log_in,
     run,
-    wait_for_task,
     wait_until,
 )
 
-HERE = Path(__file__).parent
-BEFORE = "cfd1f4a"  # The version of this repository that the section ``http`` compares with.
+PROGRAMS = Path(__file__).parent / "programs"
 RUNS = 3
-SECONDS = 2
 COUNT = 1000
-NOTIFY = ("POST", "/notify?user_id=1&message=hello")
 SETTINGS = {"ACCESS_TOKEN_MINUTES": "600"}
 
 Rates = Sequence[float]  # Per second, and per second of processor time.
@@ -55,7 +48,7 @@ def bake(folder: Path, database: str, template: Path = TEMPLATE) -> Path:
         run(*command, cwd=folder, env=os.environ | {"HOME": str(folder)})
         install(project)
     if template == TEMPLATE:
-        shutil.copy(HERE / "inside.py", project / "app/tasks/bench.py")
+        shutil.copy(PROGRAMS / "inside.py", project / "app/tasks/bench.py")
     return project
 
 
@@ -108,7 +101,7 @@ def inside(stack: Stack, call: str, **environment: str) -> Any:
 
 def start_bare_worker(stack: Stack, processes: int, **environment: str) -> None:
     """Start a worker of the bare application."""
-    celery = (stack.project / ".venv/bin/celery", "--workdir", HERE, "-A", "bare.celery_app")
+    celery = (stack.project / ".venv/bin/celery", "--workdir", PROGRAMS, "-A", "bare.celery_app")
     options = ("-c", str(processes), "--loglevel=info", "-n", "bare@%h")
     stack.start("bare", *celery, "worker", *options, **environment)
     stack.wait_for_log("bare", " ready.")
@@ -158,7 +151,7 @@ def worker(folder: Path) -> None:
         bare = redis_at(stack.redis_port, 4)
         fill_bare = f"from bare import noop\nfor n in range({COUNT}): noop.delay(n)"
         ours = partial(inside, stack, f"queue('delay', {COUNT})")
-        theirs = partial(stack.python, fill_bare, PYTHONPATH=str(HERE), **bare)
+        theirs = partial(stack.python, fill_bare, PYTHONPATH=str(PROGRAMS), **bare)
         sides = {
             "ours": partial(drain, stack, "worker", stack.broker, ours),
             "bare": partial(drain, stack, "bare", Redis(port=stack.redis_port, db=5), theirs),
@@ -239,145 +232,9 @@ def waiting_jobs(folder: Path) -> None:
 # The API
 
 
-def serve(stack: Stack, *target: str, name: str = "api", **environment: str) -> int:
-    """Start an API and return its port once it answers."""
-    port = free_port()
-    options = ("--port", str(port), "--app-dir", str(HERE if target[0] == "bare:app" else "."))
-    stack.start(name, stack.project / ".venv/bin/uvicorn", *target, *options, **environment)
-    wait_until(lambda: listens(port), message=f"{target} does not answer")
-    return port
-
-
-def load(stack: Stack, port: int, clients: int, *request: str, seconds: float = SECONDS) -> Any:
-    """Return what the load generator has measured."""
-    arguments = map(str, (port, clients, seconds, *request, stack.tokens))  # type: ignore[attr-defined]
-    used = cpu(stack, "api")
-    output = run(sys.executable, HERE / "load.py", *arguments, cwd=HERE, env={**os.environ})
-    result = json.loads(output)
-    return result | {"cpu": (cpu(stack, "api") - used) / sum(result["codes"].values())}
-
-
-def codes(results: list[Any]) -> str:
-    """Return the status codes of answers, without those of success."""
-    counts: dict[str, int] = {}
-    for result in results:
-        for code, count in result["codes"].items():
-            counts[code] = counts.get(code, 0) + count
-    return ", ".join(f"{n} × {code}" for code, n in counts.items() if code[0] != "2") or "none"
-
-
-def notify(folder: Path) -> None:
-    """``POST /notify`` while Redis is quick, slow, refuses and hangs, beside a naive API."""
-    header = (
-        "| clients | API | Redis | requests/s | to ours at 0 ms | to naive at 20 ms "
-        "| CPU, ms per request | p99, ms | `/health/live` p50, ms | p99, ms | other than 2xx |"
-    )
-    with started(bake(folder, "postgresql")) as stack:
-        slow, closed = free_port(), free_port()
-        proxy = map(str, (HERE / "proxy.py", slow, stack.redis_port, 20))
-        stack.start("proxy", sys.executable, *proxy)
-        redis = {"0 ms": stack.redis_port, "20 ms": slow, "refused": closed}
-        redis["frozen"] = stack.redis_port
-
-        def measure(api: str, state: str, clients: int) -> Any:
-            stack.redis.flushall()
-            if api == "ours":
-                inside(stack, "reset()")
-            target = "app.main:app" if api == "ours" else "bare:app"
-            port = serve(stack, target, **redis_at(redis[state]))
-            load(stack, port, 4, *NOTIFY, seconds=1)
-            if state == "frozen":
-                stack.send_signal("redis", signal.SIGSTOP)
-            try:
-                return load(stack, port, clients, *NOTIFY)
-            finally:
-                stack.send_signal("redis", signal.SIGCONT)
-                stack.kill("api")
-
-        rows: list[str] = []
-        for clients in (1, 16, 64):
-            sides = [("ours", state) for state in redis] + [("naive", "0 ms"), ("naive", "20 ms")]
-            results = alternate({side: partial(measure, *side, clients) for side in sides})
-            rates = {side: [one["rate"] for one in many] for side, many in results.items()}
-            for side, many in results.items():
-                others = (rates["ours", "0 ms"], rates["naive", "20 ms"])
-                compared = [show(ratios(rates[side], other), 2) for other in others]
-                names = ("cpu", "p99", "live_p50", "live_p99")
-                times = [show([one[name] for one in many], 1) for name in names]
-                cells = (*side, show(rates[side]), *compared, *times, codes(many))
-                add_row("notify", header, rows, clients, *cells)
-
-
-def http(folder: Path) -> None:
-    """The API beside that of the version before."""
-    header = (
-        "| request | clients | requests/s | before | ratio (goal 0.9) "
-        "| CPU, ms per request | before | ratio | p99, ms | before | other than 2xx | before |"
-    )
-    template = folder / BEFORE
-    if not template.exists():
-        template.mkdir()
-        run("git", "archive", "-o", template / "a.tar", BEFORE, cwd=HERE.parent, env={**os.environ})
-        run("tar", "xf", "a.tar", cwd=template)
-    projects = (bake(folder, "postgresql"), bake(folder, "postgresql", template))
-    rows: list[str] = []
-    with started(projects[0]) as new, started(projects[1]) as old:
-        ports = {stack: serve(stack, "app.main:app") for stack in (new, old)}
-        task = {}
-        for stack, port in ports.items():
-            stack.tokens = stack.tokens.split(",")[0]  # type: ignore[attr-defined]
-            headers = {"Authorization": f"Bearer {stack.tokens}"}  # type: ignore[attr-defined]
-            url = f"http://127.0.0.1:{port}"
-            queued = httpx.post(url + NOTIFY[1], headers=headers, timeout=30).json()
-            task[stack] = queued["task_id"]
-            stack.start_worker()
-            with httpx.Client(base_url=url, headers=headers) as client:
-                wait_for_task(client, task[stack])
-            stack.kill("worker")
-
-        def measure(stack: Stack, clients: int, method: str, path: str) -> Any:
-            if method == "POST":
-                stack.broker.flushdb()
-            if method == "POST" and stack is new:
-                inside(stack, f"reset('{task[stack]}')")
-            path = path.replace("{id}", task[stack])
-            load(stack, ports[stack], 4, method, path, seconds=1)
-            return load(stack, ports[stack], clients, method, path)
-
-        for request in (
-            ("GET", "/health/live"),
-            ("GET", "/users/me"),
-            NOTIFY,
-            ("GET", "/task/{id}"),
-        ):
-            for clients in (1, 16, 64, 256):
-                many = alternate({s: partial(measure, s, clients, *request) for s in (new, old)})
-                cells = []
-                for figure, digits in (("rate", 0), ("cpu", 2), ("p99", 0)):
-                    both = [[one[figure] for one in runs] for runs in many.values()]
-                    cells += [show(values, digits) for values in both]
-                    cells += [show(ratios(*both), 2)] if figure != "p99" else []
-                cells += map(codes, many.values())
-                name = " ".join(request).split("?")[0]
-                add_row("http", header, rows, f"`{name}`", clients, *cells)
-
-
-def session(folder: Path) -> None:
-    """What ``SessionDep`` costs beside a session that the route opens."""
-    header = "| clients | `SessionDep`, requests/s | session in the route | ratio |"
-    rows: list[str] = []
-    with started(bake(folder, "postgresql")) as stack:
-        port = serve(stack, "--factory", "app.tasks.bench:sessions")
-        for clients in (1, 16):
-            paths = ("/dependency", "/in-route")
-            many = alternate({p: partial(load, stack, port, clients, "GET", p) for p in paths})
-            rates = [[one["rate"] for one in runs] for runs in many.values()]
-            add_row("session", header, rows, clients, *map(show, rates), show(ratios(*rates), 2))
-
-
 def main() -> None:
     """Run the sections that are named, or all."""
-    sections = {f.__name__: f for f in (worker, jobs, notify, waiting_jobs, http, session)}
+    sections = {f.__name__: f for f in (worker, jobs, waiting_jobs)}
     parser = argparse.ArgumentParser()
     parser.add_argument("sections", nargs="*", choices=sections, default=list(sections))
     parser.add_argument("--folder", type=Path)

@@ -4,13 +4,11 @@ import time
 from typing import Any
 from uuid import uuid4
 
-from fastapi import FastAPI
-from sqlalchemy import delete, func, insert, select, update
-
 from app.core.celery import celery_app
 from app.core.database import DATABASE_NOW, session_scope
 from app.jobs import Job, enqueue
 from app.jobs.scheduler import dispatch
+from sqlalchemy import delete, func, insert, select, update
 
 
 @celery_app.task
@@ -73,24 +71,3 @@ def timed(function: Any) -> float:
     start = time.perf_counter()
     function()
     return (time.perf_counter() - start) * 1000
-
-
-def sessions() -> FastAPI:
-    """Return an application whose routes differ in who opens the session."""
-    from app.api.deps import SessionDep
-
-    app = FastAPI()
-
-    @app.get("/health/live")
-    async def live() -> None: ...
-
-    @app.get("/dependency")
-    def dependency(session: SessionDep) -> int | None:
-        return session.scalar(select(1))
-
-    @app.get("/in-route")
-    def in_route() -> int | None:
-        with session_scope() as session:
-            return session.scalar(select(1))
-
-    return app
