@@ -383,9 +383,8 @@ class TestRequests:
             print(f"{params}: {elapsed * 1000:.0f} ms")
             assert elapsed < 5  # 0.1 to 0.6 s on an idle machine.
 
+    @pytest.mark.parametrize("stack", ["postgresql"], indirect=True, scope="module")
     def test_database_that_is_down(self, stack: Stack, admin: httpx.Client) -> None:
-        if stack.answers["database"] == "sqlite":
-            pytest.skip("SQLite has no server")
         stack.stop_database()
         try:
             for path in ("/admin/job/list", "/admin/"):

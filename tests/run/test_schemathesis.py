@@ -37,7 +37,8 @@ def test_no_request_breaks_the_api(api: httpx.Client, tmp_path: Path, logged_in:
             Path(sys.executable).with_name("schemathesis"),
             *("--config-file", Path(__file__).with_name("schemathesis.toml")),
             *("run", f"{api.base_url}/openapi.json", "--checks", "all", "--no-color"),
-            *("--exclude-checks", "use_after_free"),  # a task that was cancelled can be read
+            # A task that was cancelled can be read. Starlette allows the methods of one route only.
+            *("--exclude-checks", "use_after_free,allow_header_conformance"),
             *("--max-examples", "20", "--seed", "1", "--generation-database", "none", *options),
         ],
         cwd=tmp_path,
