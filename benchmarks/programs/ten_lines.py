@@ -1,6 +1,7 @@
 """The limit: the statements and the message of a generated project's requests, and nothing else."""
 
 import os
+from uuid import uuid4
 
 from app.core.database import get_engine
 from app.models import User
@@ -22,12 +23,13 @@ def read_user():
 
 @app.post("/notify", status_code=202)
 def notify(user_id: int, message: str):
+    task_id, arguments = str(uuid4()), {"user_id": user_id, "message": message}
     with Session(get_engine()) as session, session.begin():
-        user, arguments = session.get(User, USER), {"user_id": user_id, "message": message}
-        job = Job(task=send_notification.name, args=[], kwargs=arguments, owner_id=user.id, round=0)
+        owner, task = session.get(User, USER).id, send_notification.name
+        job = Job(id=task_id, task=task, args=[], kwargs=arguments, owner_id=owner, round=0)
         session.add(job)
-    send_notification.apply_async(kwargs=arguments, task_id=job.id, ignore_result=True)
-    return {"task_id": job.id, "status": "queued"}
+    send_notification.apply_async(kwargs=arguments, task_id=task_id, ignore_result=True)
+    return {"task_id": task_id, "status": "queued"}
 
 
 @app.get("/health/live")
