@@ -52,3 +52,27 @@ def test_next_user_gets_nothing_of_a_deleted_one(installed: Bake, tmp_path: Path
         assert task_id not in new.get("/tasks").raise_for_status().text
         assert new.get(f"/task/{task_id}").status_code == 404
         assert new.delete(f"/task/{task_id}").status_code == 404
+
+
+INVITE = "from app.tasks.example_task import invite_user; print(invite_user('Ada@Example.com'))"
+SENTRY = """
+import sentry_sdk
+from app.core.logging import configure_logging
+configure_logging()
+options = sentry_sdk.get_client().options
+print(options["include_local_variables"], options["max_request_body_size"])
+"""
+
+
+def test_secrets_and_invited_accounts(installed: Bake, tmp_path: Path) -> None:
+    """Who was invited cannot be told, and Sentry gets neither passwords nor tokens."""
+    project = installed(use_backup=False, use_docker=False)
+    with Stack(project, tmp_path / "stack") as stack:
+        api = stack.start_api()
+        assert "'user_id': 1" in stack.python(INVITE)
+        for email in ("ada@example.com", "nobody@example.com"):
+            form = {"username": email, "password": "correct horse battery"}
+            assert api.post("/auth/token", data=form).status_code == 401
+        assert "ada@example.com" in stack.run("python", "-m", "app.users", "list")
+        dsn = "https://key@sentry.invalid/1"
+        assert stack.python(SENTRY, SENTRY_DSN=dsn).split() == ["False", "never"]

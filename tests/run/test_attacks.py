@@ -137,6 +137,16 @@ def test_addresses_that_differ_by_an_accent_are_two_accounts(api: httpx.Client) 
 
 
 @pytest.mark.xdist_group("attacks")
+def test_texts_that_a_database_refuses(api: httpx.Client) -> None:
+    user = log_in(api)
+    for path in ("/task/a%00b", "/tasks?cursor=%00"):
+        assert user.get(path).status_code in (404, 422)
+    headers = {"X-Request-ID": "-" * 200 + "0123456789ab4def8123456789abcdef"}
+    queued = user.post("/notify", params={"user_id": 1, "message": "x"}, headers=headers)
+    assert queued.status_code == 202
+
+
+@pytest.mark.xdist_group("attacks")
 class TestRaces:
     """On every database."""
 

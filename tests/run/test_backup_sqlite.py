@@ -150,3 +150,15 @@ def test_a_damaged_database_is_not_backed_up(stack: Stack) -> None:
         file.seek((root - 1) * 4096)
         file.write(b"damaged!")
     assert re.search("damaged|malformed", fail(stack, "create"))
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-journal"])
+def test_what_a_lost_file_left_stops_a_restore(stack: Stack, ending: str) -> None:
+    """SQLite would apply it to the restored file."""
+    backup(stack, "create")
+    live(stack).unlink()
+    rest = live(stack).with_name(f"app.db{ending}")
+    rest.write_bytes(b"left")
+    assert f"{rest} belongs to a file that is gone" in fail(stack, "restore", "--yes")
+    rest.unlink()
+    backup(stack, "restore", "--yes")

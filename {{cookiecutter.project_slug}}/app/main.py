@@ -62,7 +62,7 @@ app.add_middleware(
     allow_methods=["*"],
     allow_headers=["Authorization", "Content-Type"],
 )
-app.add_middleware(CorrelationIdMiddleware)
+app.add_middleware(CorrelationIdMiddleware, transformer=lambda value: value[:64])
 {% if cookiecutter.use_monitoring %}
 Instrumentator(excluded_handlers=["/health", "/metrics"]).instrument(app)
 {% endif %}

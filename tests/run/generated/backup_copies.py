@@ -199,9 +199,19 @@ def test_another_backup_with_the_same_name_is_not_taken_for_a_copy(
     create_backup()
     set_backup(copied, DIR=tmp_path / "other server")
     delete_all(live)
-    with pytest.raises(BackupError, match="give each server a folder of its own"):
+    with pytest.raises(BackupError, match="use a folder of its own"):
         create_backup()
     assert len(objects()) == 2
+
+
+def test_a_damaged_file_is_not_copied(copied: pytest.MonkeyPatch) -> None:
+    with copied.context() as patch:
+        set_backup(patch, COPY_URL=None)
+        path = create_backup().path
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(BackupError, match="is damaged: delete it"):
+        create_backup()
+    assert not [name for name in objects() if path.name in name]
 
 
 def test_a_clock_that_was_wrong_costs_no_backup_and_no_copy(copied: pytest.MonkeyPatch) -> None:

@@ -331,6 +331,14 @@ def test_notes_name_what_a_plain_role_cannot_restore(monkeypatch: pytest.MonkeyP
     verify_backup()
 
 
+def test_url_of_another_database_is_refused(filled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = sa.make_url(settings.database.DATABASE_URL)
+    for wrong in (url.set(database="postgres").render_as_string(False), "db.example.com"):
+        monkeypatch.setattr(settings.backup, "BACKUP_DATABASE_URL", wrong)
+        with pytest.raises(BackupError, match="BACKUP_DATABASE_URL must be"):
+            create_backup()
+
+
 def test_a_function_that_needs_a_search_path_is_named(filled: str) -> None:
     sql("""CREATE FUNCTION f(n int) RETURNS bigint LANGUAGE sql
            AS 'SELECT count(*) FROM t WHERE t.n < $1'; CREATE TABLE u (n int CHECK (f(n) >= 0)); INSERT INTO u VALUES (4711)""")

@@ -187,11 +187,16 @@ def test_unknown_task_fails_only_its_job(stack: Faults) -> None:
     stack.start_worker(WITHOUT_EXTRA="1")
     stack.start_beat(WITHOUT_EXTRA="1")
     never = stack.add("nap", key="a", countdown=3600)
-    stack.ask(f"change({never!r}, task='app.tasks.gone.gone', due_at=DATABASE_NOW)")
-    dropped = stack.add("extra", key="b")
+    stack.ask(f"change({never!r}, task='app.tasks.gone.gone')")
+    dropped, deployed = (stack.add("extra", key=key) for key in "bc")
+    for job in (never, dropped):
+        stack.ask(f"age({job!r}, 3700, 3700)")
     assert "gone.gone" in stack.ends(never, "FAILURE")["result"]
     assert "extra" in stack.ends(dropped, "FAILURE")["result"]
     stack.works()
+    stack.start_worker("new")  # Its code has come: within an hour, the job has only waited.
+    stack.ask(f"age({deployed!r}, 1200, 1200)")
+    stack.ends(deployed)
 
 
 def test_nested_transactions_and_rollbacks(stack: Faults) -> None:

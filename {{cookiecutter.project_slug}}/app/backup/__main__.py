@@ -16,7 +16,7 @@ Wait = Annotated[float, typer.Option(help="Seconds to wait for another backup or
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 File = Annotated[str | None, typer.Argument(help="A backup. Default: the newest.")]
 Foreign = Annotated[bool, typer.Option("--foreign", help="Accept another database or server.")]
-Days = Annotated[int, typer.Option(min=1, help="Age in days from which backups are deleted.")]
+Days = Annotated[int, typer.Option(min=1, max=36_500, help="Days that backups are kept.")]
 Old = Annotated[bool, typer.Option("--drop-old", help="Instead: remove what restores kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from asgi_correlation_id import correlation_id
 from celery import Celery, Task, current_task, signals
 from celery.schedules import crontab
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError{{ ", OperationalError" if cookiecutter.database != "sqlite" }}
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from app.core.config.settings import settings
@@ -110,7 +110,10 @@ def is_outage(error: DBAPIError) -> bool:
     name = getattr(error.orig, "sqlite_errorname", "")
     return name.startswith(("SQLITE_BUSY", "SQLITE_CANTOPEN"))
 {% else %}
-    if error.connection_invalidated:
+    # {{ "Without a code of the server" if cookiecutter.database == "postgresql" else "With a code of the client" }}, there was no connection.
+    code = {{ 'getattr(error.orig, "sqlstate", None)' if cookiecutter.database == "postgresql" else 'getattr(error.orig, "args", [0])[0]' }}
+    is_lost = isinstance(error, OperationalError) and {{ "code is None" if cookiecutter.database == "postgresql" else "code in range(2000, 3000)" }}
+    if error.connection_invalidated or is_lost:
         return True
     try:
         get_engine().connect().close()  # Pings a connection that is open already.

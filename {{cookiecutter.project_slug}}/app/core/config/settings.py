@@ -134,10 +134,10 @@ class BackupSettings(SettingsGroup):
     """Backups. docs/backups.md explains them."""
 
     BACKUP_DIR: Path = Path("./backups/database")
-    BACKUP_RETENTION_DAYS: int = Field(default=30, ge=1)
+    BACKUP_RETENTION_DAYS: int = Field(default=30, ge=1, le=36_500)
     BACKUP_KEEP_AT_LEAST: int = Field(default=3, ge=1)
 {% if cookiecutter.database != "sqlite" %}
-    # Another user for backups and restores.
+    # Another user for backups and restores of the same database.
     BACKUP_DATABASE_URL: str | None = Field(default=None, repr=False)
 {% endif %}
     BACKUP_COPY_URL: str | None = Field(default=None, pattern="^(s3|gs|az|file)://", repr=False)
