@@ -194,6 +194,7 @@ def test_unknown_task_fails_only_its_job(stack: Faults) -> None:
     assert "gone.gone" in stack.ends(never, "FAILURE")["result"]
     assert "extra" in stack.ends(dropped, "FAILURE")["result"]
     stack.works()
+    stack.stop("worker")
     stack.start_worker("new")  # Its code has come: within an hour, the job has only waited.
     stack.ask(f"age({deployed!r}, 1200, 1200)")
     stack.ends(deployed)
