@@ -1,6 +1,5 @@
 """The owner's migrations of a database that has rows, on real servers."""
 
-import re
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,7 +10,8 @@ import httpx
 import pytest
 
 from tests.conftest import Bake
-from tests.harness import DATABASES, TEMPLATE, Stack, log_in, project_environment
+from tests.harness import DATABASES, Stack, log_in, project_environment
+from tests.run.updates import page_blocks
 
 OFF = {"use_celery": False, "use_redis": False, "use_backup": False, "use_docker": False}
 
@@ -305,8 +305,7 @@ def test_migration_of_an_older_sqlite_project(migrate: Callable[[str], Stack]) -
         db.execute("UPDATE sqlite_master SET sql = replace(sql, ' AUTOINCREMENT', '')")
     api = stack.start_api()
     kept = log_in(api, "ada@example.com")
-    page = (TEMPLATE / "docs/updating.md").read_text()
-    [block] = re.findall(r"^  ```python\n(.*?)^  ```", page, re.M | re.S)
+    [block] = page_blocks("From 0.2 to 0.3", "python")
     code = f"def upgrade():\n{block}\n\ndef downgrade(): pass\n"
     add_migration(stack.project, "ids", code)
     stack.run("alembic", "upgrade", "head")

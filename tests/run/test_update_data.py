@@ -46,7 +46,7 @@ def migrate(stack: Stack) -> None:
             text, count = re.subn(column, lambda match, a=argument: f"{match[1]}, {a}", text)
             assert count == 1, name
         if "batch_alter_table" in text:  # SQLite
-            [block] = re.findall(r"^  ```python\n(.*?)^  ```", PAGE, re.M | re.S)
+            [block] = page_blocks("From 0.2 to 0.3", "python")
             end = "    # ### end Alembic commands ###\n"
             text = text.replace(end, textwrap.indent(textwrap.dedent(block), "    "), 1)
         start = "upgrade() -> None:\n"
