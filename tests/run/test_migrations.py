@@ -1,6 +1,7 @@
 """The owner's migrations of a database that has rows, on real servers."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -359,9 +360,11 @@ def test_migration_by_hand_has_what_it_needs(migrate: Callable[[str], Stack]) ->
 
 
 def test_enum_on_postgresql_is_refused_in_a_line(installed: Bake) -> None:
-    """Its type would stay behind when a generated migration goes down."""
+    """In a sub-package of models too. The type would stay when a generated migration goes down."""
     project = installed(database="postgresql", **OFF)
-    model = project / "app/models/tag.py"
+    model = project / "app/models/shop/tag.py"
+    model.parent.mkdir()
+    (model.parent / "__init__.py").touch()
     try:
         for column, refused in (('Enum("red", name="color")', True), ("String(16)", False)):
             model.write_text(TAG + f"    color: Mapped[str] = mapped_column({column})\n")
@@ -377,4 +380,4 @@ def test_enum_on_postgresql_is_refused_in_a_line(installed: Bake) -> None:
             assert result.returncode == refused, result.stdout
             assert ("AssertionError: tags.color: Enum breaks" in result.stdout) == refused
     finally:
-        model.unlink()
+        shutil.rmtree(model.parent)

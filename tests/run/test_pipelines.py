@@ -54,6 +54,8 @@ def test_every_way_gives_the_same_project(tmp_path: Path, environment: dict[str,
         assert not {str(path) for path, _ in different}, way
 
     follow(check, tmp_path / "config", environment)
+    with pytest.raises(AssertionError, match=r"3\.12 is not (one of|of type)"):
+        follow(f"sed -i s/'\"'//g answers.yaml; {check}", tmp_path / "config", environment)
     follow(company.replace("forge ", "forge --no-input "), tmp_path / "company", environment)
     record = json.loads((tmp_path / "company/order-service/.forge.json").read_text())
     assert record["cookiecutter"]["database"] == "postgresql"
