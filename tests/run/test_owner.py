@@ -151,11 +151,12 @@ def migrate(project: Path, message: str) -> str:
     return migration.read_text()
 
 
-def follow_page(project: Path, name: str, **environment: str) -> None:
+def follow_page(path: Path, **environment: str) -> None:
     """Run every command block of a page, with the names of a job and a backup that exist."""
-    page = (project / name).read_text().replace("app.backup restore", "app.backup restore --yes")
+    project = path.parent if (path.parent / "app").exists() else path.parent.parent
+    page = path.read_text().replace("app.backup restore", "app.backup restore --yes")
     if "app.jobs show" in page:
-        job = run("python", "-c", JOB, cwd=project).strip()
+        job = run("python", "-c", JOB, cwd=project).split()[0]
         page = re.sub(r"[0-9a-f]{8}-[-0-9a-f]{27}", job, page)
     env = project_environment(project, **environment)
     for block in code_blocks(page):
@@ -164,8 +165,8 @@ def follow_page(project: Path, name: str, **environment: str) -> None:
         if "gunzip" in commands or "age -d" in commands:
             newest = max(project.glob("backups/database/*.gz")).name
             commands = re.sub(r"\w+_backup_\w+\.\w+\.gz", newest, commands)
-            for path in project.glob(f"backups/*/{newest}*"):
-                shutil.copy(path, project)
+            for file in project.glob(f"backups/*/{newest}*"):
+                shutil.copy(file, project)
         run("bash", "-euc", commands, cwd=project, env=env)
 
 
@@ -242,7 +243,7 @@ def test_first_week_of_an_owner(bake: Bake, database: str, tmp_path: Path) -> No
         replace(project / "app/models/user.py", r"(    email: .*String\()\d+", r"\g<1>400")
         migrate(project, "email")
         assert {"kept", "me@example.com"} <= {*run("python", "-c", NOTES, cwd=project).split()}
-        follow_page(project, "AGENTS.md")
+        follow_page(project / "AGENTS.md")
         # All of it once: test_suites.py proves the rest on each database.
         changed = ("migrations", "notes", "settings", "tasks")
         run_suite(project, *(f"tests/test_{name}.py" for name in changed if database != "sqlite"))
@@ -250,8 +251,8 @@ def test_first_week_of_an_owner(bake: Bake, database: str, tmp_path: Path) -> No
 
         # What the other pages say, such as a backup and a restore.
         environment = variables(project, stack)
-        for page in ("README.md", *(f"docs/{path.name}" for path in project.glob("docs/*.md"))):
-            follow_page(project, page, **environment)
+        for page in (project / "README.md", *sorted(project.glob("docs/*.md"))):
+            follow_page(page, **environment)
         assert run("python", "-c", NOTES, cwd=project).split()[0] == "kept"
         run(*GIT, "clean", "--quiet", "--force", cwd=project)
         assert run(*GIT, "status", "--porcelain", cwd=project) == ""
@@ -269,7 +270,7 @@ def test_smallest_project_is_what_its_pages_say(bake: Bake, tmp_path: Path) -> N
     install(project)
     follow_readme(project, tmp_path / "dev.log", free_port())
     for page in ("AGENTS.md", "README.md", "docs/troubleshooting.md"):
-        follow_page(project, page)
+        follow_page(project / page)
     run_suite(project)
 
 
