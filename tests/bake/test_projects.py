@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import subprocess
 import sys
 from concurrent.futures import Future
 from functools import cache
@@ -14,7 +15,16 @@ from dotenv import dotenv_values
 
 from tests.bake.conftest import Bakes, python_code, requirements
 from tests.conftest import Bake
-from tests.harness import Answers, applied, combinations, files_of, generate, run
+from tests.harness import (
+    Answers,
+    applied,
+    code_blocks,
+    combinations,
+    files_of,
+    generate,
+    project_environment,
+    run,
+)
 
 # What may not occur in a project, in a name or a text, when the answer is no, or another database.
 WORDS = {
@@ -185,6 +195,30 @@ def test_secrets_are_only_in_env(project: Path) -> None:
     assert ".env" in (project / ".gitignore").read_text().splitlines()
     for name, text in texts_of(project).items():
         assert name == ".env" or not [secret for secret in secrets if secret in text], name
+
+
+def test_every_line_for_env_is_a_setting(bakes: Bakes, tools: Path) -> None:
+    """Those of .env.example that are comments, and those of the pages, with no warning."""
+    for name, (answers, project) in bakes.items():
+        if len({value for value in answers.values() if isinstance(value, bool)}) > 1:
+            continue
+        before = (project / ".env").read_text()
+        lines = re.sub(r"^# (?=[A-Z_]+=)", "", before, flags=re.MULTILINE)
+        for page in project.glob("docs/*.md"):
+            blocks = code_blocks(page.read_text(), "")
+            lines += "".join(block for block in blocks if re.match("[A-Z_]+=", block))
+        assert lines.count("\nCOMPOSE_FILE=") == answers["use_docker"]
+        (project / ".env").write_text(lines)
+        result = subprocess.run(
+            [tools / "python", "-c", "import app.core.config.settings"],
+            cwd=project,
+            env=project_environment(project),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        (project / ".env").write_text(before)
+        assert result.stdout + result.stderr == "", name
 
 
 def test_secrets_are_fresh(bake: Bake) -> None:

@@ -181,19 +181,34 @@ def test_a_backup_is_made_verified_and_restored(stack: ComposeStack) -> None:
     assert made in stack.execute("app", "ls", "/backups")
     stack.backup("verify", made)
     lost = stack.log_in("lost@example.com")
-    if str(stack.variables["DATABASE_URL"]).startswith("sqlite"):  # As docs/deployment.md says.
+    if str(stack.variables["DATABASE_URL"]).startswith("sqlite"):
         with pytest.raises(AssertionError, match="stop the application"):
             stack.backup("restore", made, "--yes")
-        services = {"app", "celery-worker", "celery-beat"} & stack.config()["services"].keys()
-        stack.compose("stop", *services)
-        stack.compose("run", "--rm", "app", "python", "-m", "app.backup", "restore", made, "--yes")
-        stack.up()
     else:  # The API, which runs all the time, sees the restored database.
         stack.backup("restore", made, "--yes")
+        assert stack.api().get("/users/me", headers=lost.headers).status_code == 401
+    assert made in stack.follow("docs/deployment.md", "app.backup restore")
     api = stack.api()
     assert api.get("/users/me", headers=kept.headers).status_code == 200
     assert api.get("/users/me", headers=lost.headers).status_code == 401
     assert api.get("/health/ready").status_code == 200
+
+
+@with_server
+def test_the_database_alone_for_development(stack: ComposeStack) -> None:
+    """By the command of README.md, which publishes its port."""
+    stack.follow("README.md", "up -d --wait db")
+    [container] = stack.containers("db")
+    assert any(port["PublishedPort"] for port in container["Publishers"])
+    stack.up()
+
+
+@on("postgresql")
+def test_dump_before_an_upgrade(stack: ComposeStack) -> None:
+    stack.log_in("dumped@example.com")
+    stack.follow("docs/deployment.md", "pg_dump")
+    assert "dumped@example.com" in (stack.folder / "upgrade.sql").read_text()
+    stack.up()
 
 
 @on("postgresql")
@@ -321,7 +336,7 @@ def test_caddy_serves_the_api_over_https(stack: ComposeStack) -> None:
 @on("postgresql")
 def test_prometheus_reads_metrics_and_rules(stack: ComposeStack) -> None:
     stack.set(METRICS_TOKEN=token_hex(32))
-    stack.compose("--profile=monitoring", "up", "-d", "--wait", "--wait-timeout=180")
+    stack.follow("docs/monitoring.md", "--profile monitoring")
     address = f"http://{stack.address('prometheus', 9090)}/api/v1"
 
     def is_up() -> bool:
@@ -338,7 +353,7 @@ def test_prometheus_reads_metrics_and_rules(stack: ComposeStack) -> None:
 def test_data_outlive_the_containers(stack: ComposeStack) -> None:
     user = stack.log_in("keeper@example.com")
     me = user.get("/users/me").json()
-    stack.compose("down", "--timeout=20")
+    assert "app-1" in stack.follow("docs/deployment.md", "docker compose down")
     assert not stack.containers()
     stack.up()
     user.base_url = stack.api().base_url  # another free port

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,12 @@ def files_of(project: Path) -> list[Path]:
         for path in project.rglob("*")
         if path.is_file() and not caches & set(path.relative_to(project).parts)
     )
+
+
+def code_blocks(text: str, language: str = "bash") -> list[str]:
+    """Return the code blocks of a Markdown page in a language."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [block for found, block in blocks if found == language]
 
 
 def skip_or_fail(reason: str) -> NoReturn:

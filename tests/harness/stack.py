@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx
 from dotenv import dotenv_values
 
-from tests.harness.bake import find_program, skip_or_fail
+from tests.harness.bake import code_blocks, find_program, skip_or_fail
 from tests.harness.processes import log_in, wait_until
 
 # Workers find every module in app/tasks/ by themselves.
@@ -61,7 +61,7 @@ class ComposeStack:
         self.files = ["docker-compose.yml"]
         shutil.copytree(project, self.folder)
         # Port 0: any that is free.
-        ports = dict.fromkeys(("APP_PORT", "FLOWER_PORT", "PROMETHEUS_PORT"), "0")
+        ports = dict.fromkeys(("APP_PORT", "DATABASE_PORT", "FLOWER_PORT", "PROMETHEUS_PORT"), "0")
         ports |= dict.fromkeys(("HTTP_PORT", "HTTPS_PORT"), "127.0.0.1:0")
         self.environment = {"COMPOSE_PROJECT_NAME": self.name} | ports | environment
         tasks = self.folder / "app" / "tasks"
@@ -106,6 +106,13 @@ class ComposeStack:
     def compose(self, *arguments: str, **options: Any) -> str:
         """Run docker compose."""
         return self.run("docker", "compose", *arguments, **options)
+
+    def follow(self, page: str, word: str) -> str:
+        """Run the command block of a page that has a word; return its output."""
+        blocks = code_blocks((self.folder / page).read_text())
+        [block] = [block for block in blocks if word in block]
+        block = block.replace("app.backup restore", "app.backup restore --yes")
+        return self.run("bash", "-euc", block.replace("logs -f", "logs"))
 
     def config(self) -> dict[str, Any]:
         """Return the configuration as Compose understands it."""

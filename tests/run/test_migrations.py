@@ -1,8 +1,11 @@
 """The owner's migrations of a database that has rows, on real servers."""
 
+import os
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -118,6 +121,19 @@ INSERT INTO notes (user_id, text) VALUES (1, 'second');
 INSERT INTO tags (label) VALUES ('red');
 INSERT INTO tags (label) VALUES ('blue');
 INSERT INTO note_tags (note_id, tag_id) SELECT notes.id, tags.id FROM notes, tags
+"""
+
+TAG = """
+from sqlalchemy import Enum, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.core.database import Base
+
+
+class Tag(Base):
+    __tablename__ = "tags"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
 """
 
 SQL = """
@@ -316,20 +332,52 @@ def test_migration_of_an_older_sqlite_project(migrate: Callable[[str], Stack]) -
     assert user_id(log_in(api)) > deleted
 
 
-def test_upgrades_of_a_new_sqlite_database_at_the_same_time(
-    installed: Bake, tmp_path: Path
+@pytest.mark.parametrize("database", DATABASES)
+def test_upgrades_of_a_new_database_at_the_same_time(
+    migrate: Callable[[str], Stack], database: str
 ) -> None:
     """Containers that start together: one migrates, the others wait for it."""
-    project = installed(database="sqlite", **OFF)
-    env = project_environment(
-        project, DATABASE_URL=f"sqlite:///{tmp_path}/app.db", SECRET_KEY="x" * 64
-    )
-    alembic = project / ".venv/bin/alembic"
-    upgrades = [
-        subprocess.Popen(
-            [alembic, "upgrade", "head"], cwd=project, env=env, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(6)
-    ]
-    ended = [(process.communicate(timeout=120)[1], process.returncode) for process in upgrades]
-    assert [code for _, code in ended] == [0] * 6, ended
+    stack = migrate(database)
+    stack.run("alembic", "downgrade", "base")
+    sql(stack, "DROP TABLE alembic_version")
+    with ThreadPoolExecutor(6) as executor:
+        ended = list(executor.map(upgrade, [stack] * 6))
+    assert [(one.returncode, one.stderr[-2000:]) for one in ended if one.returncode] == []
+    assert [one.stderr.count(" -> 0001, ") for one in ended].count(1) == 1
+    assert rows(stack, "label") == ["[]"] * 4
+
+
+def test_migration_by_hand_has_what_it_needs(migrate: Callable[[str], Stack]) -> None:
+    """Its imports are kept, and Alembic finds the formatter where the environment is not on PATH."""
+    stack = migrate("sqlite")
+    stack.run("alembic", "revision", "-m", "by hand", "--rev-id=by_hand", PATH=os.defpath)
+    [path] = stack.project.glob("migrations/versions/by_hand_*.py")
+    column = 'op.add_column("tags", sa.Column("color", sa.String(7), server_default="red"))'
+    path.write_text(path.read_text().replace("pass", column, 1))
+    stack.run("alembic", "upgrade", "head")
+    assert sql(stack, "SELECT color FROM tags") == "[]"
+    path.unlink()
+
+
+def test_enum_on_postgresql_is_refused_in_a_line(installed: Bake) -> None:
+    """In a sub-package of models too. The type would stay when a generated migration goes down."""
+    project = installed(database="postgresql", **OFF)
+    model = project / "app/models/shop/tag.py"
+    model.parent.mkdir()
+    (model.parent / "__init__.py").touch()
+    try:
+        for column, refused in (('Enum("red", name="color")', True), ("String(16)", False)):
+            model.write_text(TAG + f"    color: Mapped[str] = mapped_column({column})\n")
+            command = [project / ".venv/bin/python", "-m", "pytest", "-q", "-k", "enums"]
+            result = subprocess.run(
+                [*command, "tests/test_migrations.py"],
+                cwd=project,
+                env=project_environment(project),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert result.returncode == refused, result.stdout
+            assert ("AssertionError: tags.color: Enum breaks" in result.stdout) == refused
+    finally:
+        shutil.rmtree(model.parent)

@@ -13,8 +13,10 @@ import pytest
 
 from tests.conftest import Bake
 from tests.harness import (
+    BOOLEANS,
     DATABASES,
     Stack,
+    code_blocks,
     find_program,
     free_port,
     install,
@@ -42,9 +44,24 @@ with session_scope() as session:
 """
 
 
-def code_blocks(page: Path, language: str) -> list[str]:
-    """Return the code blocks of a Markdown page."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+# Lines that other tests run: follow_readme, migrate and variables below, test_processes.py,
+# test_suites.py, test_names.py and tests/docker.
+ELSEWHERE = re.compile(
+    r"-m dev|TOKEN|curl|python3 -c|users create|alembic revision|uvicorn|celery -A|pytest|sudo"
+    r"|docker|age-keygen"
+)
+# A job that has failed.
+JOB = """
+from app.core.database import session_scope
+from app.jobs import enqueue
+from app.tasks.example_task import send_notification
+
+with session_scope() as session:
+    job = enqueue(session, send_notification, user_id=1, message="hello")
+    session.flush()
+    job.status = "FAILURE"
+    print(job.id)
+"""
 
 
 def commit(project: Path, message: str) -> None:
@@ -110,13 +127,16 @@ def follow_readme(project: Path, log: Path, port: int) -> None:
     base = f"http://localhost:{port}"
     with development(project, log, **environment):
         wait_until(lambda: answers_ok(f"{base}/health/ready"), 180, log.read_text())
-        tour = next(b for b in code_blocks(project / "README.md", "bash") if "TOKEN=" in b)
+        blocks = code_blocks((project / "README.md").read_text())
+        tour = next(block for block in blocks if "TOKEN=" in block)
         shown = run(
             "bash", "-euc", tour.replace("localhost:8000", f"localhost:{port}"), cwd=project
         )
         assert "me@example.com" in shown
-        assert '"task_id"' in shown
         client = log_in(httpx.Client(base_url=base, timeout=30))
+        if not (project / "app/jobs").exists():
+            return
+        assert '"task_id"' in shown
         response = client.post("/notify", params={"user_id": 1, "message": "hello"})
         assert wait_for_task(client, response.json()["task_id"])["status"] == "SUCCESS"
     assert "Traceback" not in log.read_text()
@@ -131,9 +151,48 @@ def migrate(project: Path, message: str) -> str:
     return migration.read_text()
 
 
+def follow_page(path: Path, **environment: str) -> None:
+    """Run every command block of a page, with the names of a job and a backup that exist."""
+    project = path.parent if (path.parent / "app").exists() else path.parent.parent
+    page = path.read_text().replace("app.backup restore", "app.backup restore --yes")
+    if "app.jobs show" in page:
+        job = run("python", "-c", JOB, cwd=project).split()[0]
+        page = re.sub(r"[0-9a-f]{8}-[-0-9a-f]{27}", job, page)
+    env = project_environment(project, **environment)
+    for block in code_blocks(page):
+        lines = [line for line in block.splitlines() if not ELSEWHERE.search(line)]
+        commands = "\n".join(lines)
+        if "gunzip" in commands or "age -d" in commands:
+            newest = max(project.glob("backups/database/*.gz")).name
+            commands = re.sub(r"\w+_backup_\w+\.\w+\.gz", newest, commands)
+            for file in project.glob(f"backups/*/{newest}*"):
+                shutil.copy(file, project)
+        run("bash", "-euc", commands, cwd=project, env=env)
+
+
+def variables(project: Path, stack: Stack) -> dict[str, str]:
+    """Return what the database's programs need, and what encrypts copies of backups."""
+    (stack.folder / "my.cnf").write_text(
+        f"[client]\nhost=127.0.0.1\nport={stack.database_port}\nuser=app\npassword=secret\n"
+    )
+    store = project / "backups/copies"
+    store.mkdir(parents=True)
+    blocks = code_blocks((project / "docs/backups.md").read_text())
+    [keygen] = [line for block in blocks for line in block.splitlines() if "age-keygen" in line]
+    run("bash", "-euc", keygen, cwd=project)
+    return {
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(stack.database_port),
+        "PGUSER": "app",
+        "MYSQL_HOME": str(stack.folder),
+        "BACKUP_COPY_URL": f"file://{store}",
+        "BACKUP_AGE_RECIPIENTS": run("age-keygen", "-y", "backup-key.txt", cwd=project).strip(),
+    }
+
+
 def apply_recipes(project: Path) -> None:
     """Follow the recipes of AGENTS.md."""
-    blocks = code_blocks(project / "AGENTS.md", "python")
+    blocks = code_blocks((project / "AGENTS.md").read_text(), "python")
     files = {}
     for block in blocks:
         if match := re.match(r"# ((?:app|tests)/\S+)\n", block):
@@ -158,7 +217,7 @@ def apply_recipes(project: Path) -> None:
 
 @pytest.mark.parametrize("database", DATABASES)
 def test_first_week_of_an_owner(bake: Bake, database: str, tmp_path: Path) -> None:
-    for program in ("git", "curl"):
+    for program in ("git", "curl", "age"):
         find_program(program, install=f"apt install {program}")
     project = bake(database=database)
     install(project)
@@ -184,25 +243,34 @@ def test_first_week_of_an_owner(bake: Bake, database: str, tmp_path: Path) -> No
         replace(project / "app/models/user.py", r"(    email: .*String\()\d+", r"\g<1>400")
         migrate(project, "email")
         assert {"kept", "me@example.com"} <= {*run("python", "-c", NOTES, cwd=project).split()}
-        for linter in ("ruff check --fix", "ruff format --check", "mypy"):
-            run(*linter.split(), cwd=project)
+        follow_page(project / "AGENTS.md")
         # All of it once: test_suites.py proves the rest on each database.
         changed = ("migrations", "notes", "settings", "tasks")
         run_suite(project, *(f"tests/test_{name}.py" for name in changed if database != "sqlite"))
         commit(project, "Notes")
 
-        # A backup, and a restore.
-        for command in ("create", "verify", "restore --yes"):
-            run("python", "-m", "app.backup", *command.split(), cwd=project)
+        # What the other pages say, such as a backup and a restore.
+        environment = variables(project, stack)
+        for page in (project / "README.md", *sorted(project.glob("docs/*.md"))):
+            follow_page(page, **environment)
         assert run("python", "-c", NOTES, cwd=project).split()[0] == "kept"
+        run(*GIT, "clean", "--quiet", "--force", cwd=project)
         assert run(*GIT, "status", "--porcelain", cwd=project) == ""
 
         # A colleague's clone has no .env: one line says so.
         clone = tmp_path / "clone"
         run(*GIT, "clone", "--quiet", project, clone, cwd=tmp_path)
-        shutil.copytree(project / ".venv", clone / ".venv", symlinks=True)
+        (clone / ".venv").symlink_to(project / ".venv")
         with pytest.raises(AssertionError, match=r"There is no \.env: "):
             run("python", "-m", "dev", cwd=clone)
+
+
+def test_smallest_project_is_what_its_pages_say(bake: Bake, tmp_path: Path) -> None:
+    project = bake(**dict.fromkeys(BOOLEANS, False))
+    install(project)
+    follow_readme(project, tmp_path / "dev.log", free_port())
+    for page in ("AGENTS.md", "README.md", "docs/troubleshooting.md"):
+        follow_page(project / page)
 
 
 def test_second_project_has_names_of_its_own(bake: Bake) -> None:

@@ -12,7 +12,9 @@ from tests.conftest import Bake
 from tests.harness import (
     DATABASES,
     Stack,
+    code_blocks,
     find_program,
+    free_port,
     log_in,
     wait_for_task,
     wait_until,
@@ -110,6 +112,25 @@ def test_a_file_in_app_tasks_is_all_it_takes(
 ) -> None:
     log_in(stack.api, "ann@example.com")
     assert json.loads(stack.python(QUEUE.format(name=name), arguments)) == result
+
+
+@pytest.mark.parametrize("stack", ["sqlite"], indirect=True, scope="module")
+def test_each_process_is_started_by_the_readme(stack: Stack) -> None:
+    blocks = code_blocks((stack.project / "README.md").read_text())
+    [block] = [block for block in blocks if "uvicorn" in block]
+    for name, ready in {
+        "alembic upgrade": "Will assume",
+        "uvicorn": "Application startup complete",
+        "worker": " ready.",
+        "beat": "beat: Starting",
+        "flower": "Visit me at",
+    }.items():
+        [command] = [line for line in block.splitlines() if f"{name} " in line]
+        command = command.replace("5555", str(free_port()))
+        stack.start(f"own {name}", "bash", "-c", command, UVICORN_PORT=str(free_port()))
+        stack.wait_for_log(f"own {name}", ready)
+        stack.kill(f"own {name}")
+    assert len(block.splitlines()) == 5
 
 
 def test_beat_runs_the_whole_schedule(stack: Stack) -> None:

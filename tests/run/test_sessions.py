@@ -1,7 +1,6 @@
 """Sessions of routes: responses that stream rows, and sockets that stay open."""
 
 import http.client
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -10,7 +9,7 @@ import httpx
 import pytest
 
 from tests.conftest import Bake
-from tests.harness import Stack, free_port, log_in, wait_until
+from tests.harness import Stack, code_blocks, free_port, log_in, wait_until
 
 # The application with more routes. The recipes of AGENTS.md follow: the model, and the stream.
 ROUTES = """
@@ -72,7 +71,7 @@ def create_note(text: str, session: SessionDep, user: CurrentUser) -> None:
 
 def recipe(project: Path, word: str) -> str:
     """Return the Python block of AGENTS.md that has a word."""
-    blocks = re.findall(r"^```python\n(.*?)^```", (project / "AGENTS.md").read_text(), re.M | re.S)
+    blocks = code_blocks((project / "AGENTS.md").read_text(), "python")
     return next((block for block in blocks if word in block), "")
 
 

@@ -154,6 +154,7 @@ def test_update_with_cruft(forge: Forge, tmp_path: Path) -> None:
     secrets = (project / ".env").read_bytes()
     output = cruft("update", "--checkout", forge.new, "--skip-apply-ask", folder=project)
     assert not list(project.rglob("*.rej")), output
+    assert "Next:" not in cruft("diff", folder=project)  # The end of a generation.
     assert (project / ".env").read_bytes() == secrets
     assert not git(project, "diff", "--name-only", "HEAD", "--", "migrations/versions")
     recorded = json.loads((project / ".cruft.json").read_text())["commit"]
