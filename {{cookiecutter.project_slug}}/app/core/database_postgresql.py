@@ -60,10 +60,13 @@ def get_monitoring_engine() -> Engine:
     return make_engine(timeout=1)
 
 
+def open_session() -> Session:
+    """Return a session. Once closed, a response that is still being sent cannot open it again."""
+    return Session(get_engine(), expire_on_commit=False, close_resets_only=False)
+
+
 @contextmanager
 def session_scope() -> Iterator[Session]:
     """Open a session; commit at the end, or roll back if an exception was raised."""
-    # Closed for good: a response that is still being sent cannot open it again.
-    session = Session(get_engine(), expire_on_commit=False, close_resets_only=False)
-    with session, session.begin():
+    with open_session() as session, session.begin():
         yield session
