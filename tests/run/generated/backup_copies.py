@@ -57,6 +57,7 @@ def copied(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     set_backup(monkeypatch, COPY_URL=f"s3://bucket/{tmp_path.name}")
+    monkeypatch.setattr(copies, "RETRIES", copies.RETRIES | {"max_retries": 2})
     return monkeypatch
 
 
@@ -235,6 +236,19 @@ def test_retention_applies_to_the_copies(copied: pytest.MonkeyPatch) -> None:
     set_backup(copied, KEEP_AT_LEAST=1)
     assert len(operations.prune_backups(45)) == 2  # the local one and its copy
     assert len(objects()) == 4
+
+
+def test_a_new_machine_leaves_the_copies_of_the_former(
+    copied: pytest.MonkeyPatch, live: sa.Engine, tmp_path: Path
+) -> None:
+    with copied.context() as patch:
+        past = files.now() - timedelta(days=40)
+        patch.setattr(files, "now", lambda: past)
+        create_backup()
+    set_backup(copied, DIR=tmp_path / "new", KEEP_AT_LEAST=1)
+    create_backup()
+    # PostgreSQL has an identifier, and here it is the same server: only the folder was lost.
+    assert len(objects()) == (2 if live.dialect.name == "postgresql" else 4)
 
 
 def test_a_killed_download_is_replaced(copied: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,11 +4,12 @@
 folder, ``copies`` the off-site copies, ``database`` what is particular to it.
 """
 
-from app.backup.errors import BackupError, InvalidBackupError
+from app.backup.errors import BackupError, CopyError, InvalidBackupError
 from app.backup.operations import create_backup, restore_backup, verify_backup
 
 __all__ = [
     "BackupError",
+    "CopyError",
     "InvalidBackupError",
     "create_backup",
     "restore_backup",

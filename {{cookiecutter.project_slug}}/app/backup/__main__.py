@@ -25,7 +25,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 def create(wait: Wait = 0.0) -> None:
     """Make a backup, delete old ones, and copy it off-site."""
     manifest = operations.create_backup(wait=wait)
+{% if cookiecutter.database != "sqlite" %}
     _warn(manifest)
+{% endif %}
     print(manifest.model_dump_json(indent=2))
 
 
@@ -66,7 +68,9 @@ def restore(
         return
 
     def confirm(manifest: files.Manifest) -> bool:
+{% if cookiecutter.database != "sqlite" %}
         _warn(manifest)
+{% endif %}
         what = f"{sum(manifest.tables.values())} rows, {manifest.created_at:%Y-%m-%d %H:%M} UTC"
         return yes or _ask(f"Replace the live database with {manifest.file} ({what})?")
 
@@ -87,11 +91,13 @@ def _print(manifests: list[files.Manifest], place: str) -> None:
         print(one.file, f"{one.size / 1e6:.1f} MB", place, copied, verified, sep="\t")
 
 
+{% if cookiecutter.database != "sqlite" %}
 def _warn(manifest: files.Manifest) -> None:
     for note in manifest.notes:
         print(f"warning: {note}", file=sys.stderr)
 
 
+{% endif %}
 def _ask(question: str) -> bool:
     return typer.confirm(question, err=True)
 

@@ -39,9 +39,11 @@ def create_backup(
                 **facts,
             )
             files.publish(partial, manifest)
-        _prune(retention_days)
-        copies.copy_missing(files.list_backups(name, server))
-        copies.prune(name, server, retention_days)
+        try:
+            copies.copy_missing(files.list_backups(name, server))
+            copies.prune(name, server, retention_days)
+        finally:
+            _prune(retention_days)
         return files.read_manifest(manifest.file)
 
 
@@ -86,7 +88,7 @@ def restore_backup(
 def prune_backups(days: int, wait: float = 0) -> list[str]:
     """Delete backups and copies older than so many days; return their names."""
     with database.locked(wait):
-        return _prune(days) + copies.prune(database.name(), database.server(), days)
+        return copies.prune(database.name(), database.server(), days) + _prune(days)
 
 
 def drop_old(confirm: Callable[[str], bool], wait: float = 0) -> list[str]:

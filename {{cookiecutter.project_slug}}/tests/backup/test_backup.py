@@ -230,12 +230,30 @@ def test_backup_is_made_and_verified(database: None) -> None:
     assert files.read_manifest(made["file"]).verified_at
 
 
-def test_reports_the_error_after_its_retries(
+def test_a_store_that_fails_is_reported_without_another_dump(
     database: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(settings.backup, "BACKUP_DIR", tmp_path / "backups")
     monkeypatch.setattr(settings.backup, "BACKUP_COPY_URL", f"file://{tmp_path}/nowhere")
     result = backup_database_task.apply()
     assert result.status == "FAILURE"
     with pytest.raises(BackupError, match="nowhere"):
+        result.get()
+    assert len(list((tmp_path / "backups").glob("*.gz"))) == 1
+
+
+def test_reports_the_error_after_its_retries(
+    database: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def fail(_: object) -> None:
+        attempts.append(1)
+        raise BackupError("its own message")
+
+    monkeypatch.setattr(operations.database, "dump", fail)
+    result = backup_database_task.apply()
+    assert (result.status, len(attempts)) == ("FAILURE", 4)
+    with pytest.raises(BackupError, match="its own message"):
         result.get()
 {% endif %}
