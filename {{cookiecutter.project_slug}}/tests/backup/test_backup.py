@@ -251,7 +251,7 @@ def test_reports_the_error_after_its_retries(
         attempts.append(1)
         raise BackupError("its own message")
 
-    monkeypatch.setattr(operations.database, "dump", fail)
+    monkeypatch.setattr("app.backup.database.dump", fail)
     result = backup_database_task.apply()
     assert (result.status, len(attempts)) == ("FAILURE", 4)
     with pytest.raises(BackupError, match="its own message"):

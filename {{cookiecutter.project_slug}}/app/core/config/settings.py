@@ -61,7 +61,7 @@ class AppSettings(SettingsGroup):
 
     ENVIRONMENT: Literal["development", "production"] = "development"
     LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    # Signs access tokens: a new key ends every login within minutes. It has no default.
+    # Signs access tokens: a new key ends them, but not the logins. It has no default.
     SECRET_KEY: str = Field(min_length=32, repr=False)
     ACCESS_TOKEN_MINUTES: int = Field(default=15, ge=1)
     REFRESH_TOKEN_DAYS: int = Field(default=14, ge=1)
