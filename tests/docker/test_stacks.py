@@ -280,8 +280,8 @@ def test_workers_and_beat_without_redis_are_unhealthy(stack: ComposeStack) -> No
     stack.compose("stop", "redis")
     stack.wait_for_health("unhealthy", *services, seconds=150)
     assert stack.health("app") == "healthy"
-    stack.up()
-    stack.wait_for_health("healthy", *services)
+    stack.compose("start", "redis")
+    stack.wait_for_health("healthy", "redis", *services)
 
 
 @on("mysql")
@@ -290,7 +290,8 @@ def test_the_database_may_be_down_for_a_while(stack: ComposeStack) -> None:
     stack.compose("stop", "db")
     wait_until(lambda: user.get("/health/ready").status_code == 503, 20)
     assert user.get("/health/live").status_code == 200
-    stack.up()
+    stack.compose("start", "db")
+    stack.wait_for_health("healthy", "db")
     wait_until(lambda: user.get("/health/ready").status_code == 200, 60)
     queued = user.post("/notify?user_id=1&message=hello")
     assert wait_for_task(user, queued.json()["task_id"])["status"] == "SUCCESS"
