@@ -101,6 +101,7 @@ def test_files_that_are_named_after_an_answer_go_with_it(answer: str) -> None:
     variants = tuple(constants_of(PRUNING)["VARIANTS"])
     for path in files_of(PROJECT):
         name = str(path.relative_to(PROJECT))
+        assert answer in WORDS, f"{answer} has no words in tests/bake/test_projects.py"
         if re.search(WORDS[answer], name, re.IGNORECASE) and not name.startswith(variants):
             assert name in paths, f"{name} stays without {answer}: {PRUNING}"
 

@@ -57,7 +57,7 @@ def test_unknown_name_in_env_is_a_warning(tmp_path: Path, caplog: pytest.LogCapt
     path = tmp_path / ".env"
     path.write_text("# comment\nLOG_LEVEL=INFO\nAWS_REGION=eu\nLOG_LEVLE=INFO\n")
     warn_of_unknown_names(path)
-    assert caplog.messages == [".env, line 4: LOG_LEVLE is not a setting, did you mean LOG_LEVEL?"]
+    assert re.fullmatch(r"\.env, line 4: LOG_LEVLE .* mean LOG_LEVEL\?", "\n".join(caplog.messages))
 
 
 def test_env_example_has_every_setting() -> None:

@@ -165,7 +165,7 @@ def warn_of_unknown_names(path: Path) -> None:
         name = re.match(r"\s*(?:export\s+)?(\w+)\s*=", line)
         if name and name[1].upper() not in known and not name[1].startswith(OTHERS):
             close = [f", did you mean {one}?" for one in get_close_matches(name[1], known, n=1)]
-            text = ".env, line %d: %s is not a setting%s"
+            text = ".env, line %d: %s is not a setting (removed or misspelt)%s"
             logging.getLogger(__name__).warning(text, number, name[1], "".join(close))
 
 
