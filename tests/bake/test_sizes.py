@@ -64,4 +64,6 @@ def test_size(bake: Bake, combination: Answers, limits: dict[str, int]) -> None:
         for path in project.glob("app/**/*.py")
         if lines(path) > LONGEST_FILE
     ]
-    assert not too_large, "\n".join(["More than LIMITS or PROJECTS in this file allow:", *too_large])
+    assert not too_large, "\n".join(
+        ["More than LIMITS or PROJECTS in this file allow:", *too_large]
+    )
