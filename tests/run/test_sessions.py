@@ -76,13 +76,13 @@ def recipe(project: Path, word: str) -> str:
     return next((block for block in blocks if word in block), "")
 
 
-def start_api(stack: Stack, folder: Path, code: str, **environment: str) -> httpx.Client:
+def start_api(stack: Stack, folder: Path, code: str) -> httpx.Client:
     """Start the API with more routes, and return a client for it once it answers."""
     (folder / "more_routes.py").write_text(code)
     port = free_port()
     uvicorn = stack.project / ".venv/bin/uvicorn"
-    environment["PYTHONPATH"] = f"{stack.project}:{folder}"
-    stack.start("api", uvicorn, "more_routes:app", f"--port={port}", **environment)
+    path = f"{stack.project}:{folder}"
+    stack.start("api", uvicorn, "more_routes:app", f"--port={port}", PYTHONPATH=path)
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
 
     def live() -> bool:
@@ -139,10 +139,9 @@ def test_stream_as_the_recipe_says(stack: Stack, tmp_path: Path) -> None:
     stack.kill("api")
 
 
-def test_commits_do_not_wait_for_threads_that_wait_for_them(stack: Stack, tmp_path: Path) -> None:
+def test_commits_do_not_wait_for_threads_that_wait_for_them(stack: Stack) -> None:
     """The threads of all routes wait for a row that a finished route has locked."""
-    api = start_api(stack, tmp_path, ROUTES, DATABASE_POOL_SIZE="60", DATABASE_TIMEOUT="15")
-    user = log_in(api)
+    user = log_in(stack.start_api(DATABASE_POOL_SIZE="60", DATABASE_TIMEOUT="15"))
     with ThreadPoolExecutor(60) as clients:
         answers = clients.map(lambda _: user.post("/auth/logout-everywhere"), range(120))
     assert {answer.status_code for answer in answers} == {204}

@@ -202,6 +202,18 @@ def dumped(name: str, *options: str) -> str:
     return "\n".join(line for line in lines if "restrict" not in line)
 
 
+def check_restored_as_it_was(name: str) -> None:
+    """Restore beside the live database, and where it is gone: all its properties come back."""
+    before = dumped(name, "--create")
+    create_backup()
+    restore()
+    assert dumped(name, "--create") == before
+    for side in [*database.sides("old"), name]:
+        database.drop(side)
+    restore()  # with what the manifest says
+    assert dumped(name, "--create") == before
+
+
 def native_restore(backup: Path, name: str) -> None:
     """gunzip -c BACKUP | psql DATABASE"""
     url = sa.make_url(url_of(name))
@@ -256,14 +268,7 @@ def test_properties_of_the_database_come_back(new_database: Callable[..., str]) 
             ALTER ROLE test IN DATABASE {name} SET work_mem TO '8MB'""",
         "postgres",
     )
-    before = dumped(name, "--create")
-    create_backup()
-    restore()
-    assert dumped(name, "--create") == before
-    for side in [*database.sides("old"), name]:
-        database.drop(side)
-    restore()  # with what the manifest says
-    assert dumped(name, "--create") == before
+    check_restored_as_it_was(name)
     database.drop(name)
     sql("DROP TABLESPACE elsewhere", "postgres")
 
@@ -274,14 +279,7 @@ def test_locale_providers(new_database: Callable[..., str], provider: str, local
         return
     name = new_database(f"TEMPLATE template0 LOCALE_PROVIDER {provider} LOCALE '{locale}'")
     sql("CREATE TABLE t AS SELECT 'Ü' AS x; CREATE INDEX ON t (upper(x))")
-    before = dumped(name, "--create")
-    create_backup()
-    restore()
-    assert dumped(name, "--create") == before
-    for side in [*database.sides("old"), name]:
-        database.drop(side)
-    restore()  # with what the manifest says
-    assert dumped(name, "--create") == before
+    check_restored_as_it_was(name)
 
 
 @pytest.mark.parametrize(

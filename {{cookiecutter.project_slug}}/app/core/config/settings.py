@@ -48,11 +48,9 @@ CeleryUrl = Annotated[str, Field(pattern=CELERY_URL, repr=False)]
 class SettingsGroup(BaseSettings):
     """Variables of the process override the ``.env`` file."""
 
+    # Errors hide the input: values may be secrets.
     model_config = SettingsConfigDict(
-        env_file=ENV_FILE,
-        env_ignore_empty=True,
-        extra="ignore",
-        hide_input_in_errors=True,  # Values may be secrets.
+        env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
     )
 
 
