@@ -169,8 +169,6 @@ def touch_heartbeat_file(**_: object) -> None:
 
 
 # The id of a request is in the logs of the tasks that it queues, and of those that these queue.
-
-
 @signals.before_task_publish.connect
 def _send_request_id(headers: dict[str, Any], **_: object) -> None:
     headers.setdefault("request_id", correlation_id.get())
