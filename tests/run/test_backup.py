@@ -18,8 +18,7 @@ def test_backups(bake: Bake, database: str, name: str, monkeypatch: pytest.Monke
     project = bake(database=database, use_celery=False)
     source = GENERATED / f"backup_{database if name == 'schemas' else name}.py"
     shutil.copy(source, project / f"tests/backup/test_{name}.py")
-    for more in GENERATED.glob("schemas_*.py"):
-        shutil.copy(more, project / "tests/backup")
+    shutil.copy(GENERATED / "schemas_postgresql.py", project / "tests/backup")
     if name == "copies":
         find_program("age", install="apt install age")
         monkeypatch.setenv("MOTO_SERVER", find_program("moto_server", install="uv sync"))
