@@ -16,7 +16,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from jinja2 import DictLoader
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, String, cast, exc, or_
+from sqlalchemy import ColumnElement, String, cast, exc, or_, select
 from sqlalchemy.orm import Session
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.sessions import SessionMiddleware
@@ -31,7 +31,8 @@ from app.api.errors import database_failed
 from app.api.routes.auth import LoginForm, login
 from app.core.config.settings import settings
 from app.core.database import get_engine
-from app.models import Job, JobStatus, ScheduleState, User
+from app.core.security import hash_token, utc_now
+from app.models import Job, JobStatus, RefreshToken, ScheduleState, User
 from app.models.job import RUNNING, WAITING
 from app.services import auth
 
@@ -77,7 +78,9 @@ class AdminLogin(AuthProvider):
         """Return the user, read from the database at every request."""
         if not (token := request.session.get("token")):
             return None
-        user = await to_thread.run_sync(auth.find_user, request.state.session, token)
+        is_current = RefreshToken.used_at.is_(None), RefreshToken.expires_at > utc_now()
+        query = select(User).join(RefreshToken).where(RefreshToken.token_hash == hash_token(token))
+        user = await to_thread.run_sync(request.state.session.scalar, query.where(*is_current))
         return AdminUser(user.email) if user and user.is_admin else None
 
     async def logout(self, request: Request) -> None:

@@ -5,9 +5,6 @@ from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
-{% if cookiecutter.use_monitoring %}
-from prometheus_fastapi_instrumentator import Instrumentator
-{% endif %}
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,10 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.admin import add_admin
 {% endif %}
 from app.api.errors import add_error_handlers
-from app.api.routes import api_router
-{% if cookiecutter.use_celery %}
-from app.api.routes.tasks import add_job_error_handlers
-{% endif %}
+{% set names = ["api_router"] + (["metrics"] if cookiecutter.use_monitoring else []) + (["tasks"] if cookiecutter.use_celery else []) %}
+from app.api.routes import {{ names | join(", ") }}
 from app.core.config.settings import settings
 from app.core.logging import configure_logging
 
@@ -64,12 +59,12 @@ app.add_middleware(
 )
 app.add_middleware(CorrelationIdMiddleware, transformer=lambda value: value[:64])
 {% if cookiecutter.use_monitoring %}
-Instrumentator(excluded_handlers=["/health", "/metrics"]).instrument(app)
+metrics.add_metrics(app)
 {% endif %}
 app.add_middleware(SecurityHeaders)
 add_error_handlers(app)
 app.include_router(api_router)
 {% if cookiecutter.use_celery %}
-add_job_error_handlers(app)
+tasks.add_error_handlers(app)
 add_admin(app)
 {% endif %}

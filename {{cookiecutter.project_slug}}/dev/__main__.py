@@ -2,55 +2,20 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-{% if cookiecutter.use_redis %}
-from urllib.parse import urlsplit
-{% endif %}
 
 from watchfiles import PythonFilter, watch
 
-from dev.processes import PORTS, PROCESSES, run_processes
+from dev.processes import PORTS, PROCESSES, answers, run_processes
+{% if cookiecutter.use_redis %}
+from dev.redis import start_redis
+{% endif %}
 
 ROOT = Path(__file__).parents[1]
-
-
-def answers(host: str, port: int) -> bool:
-    """Return whether a server listens at the address."""
-    try:
-        socket.create_connection((host, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-{% if cookiecutter.use_redis %}
-
-
-def start_redis() -> list[subprocess.Popen[bytes]]:
-    """Start a Redis server where a setting names one of this machine that does not run."""
-    from app.core.config.settings import settings
-
-    urls = {"REDIS_URL": settings.redis.REDIS_URL}
-{% if cookiecutter.use_celery %}
-    urls["CELERY_BROKER_URL"] = settings.celery.CELERY_BROKER_URL
-    urls["CELERY_RESULT_BACKEND"] = settings.celery.CELERY_RESULT_BACKEND
-{% endif %}
-    started: dict[int, subprocess.Popen[bytes]] = {}
-    for name, url in urls.items():
-        parts = urlsplit(url)
-        host, port = parts.hostname or "localhost", parts.port or 6379
-        if parts.scheme not in ("redis", "rediss") or port in started or answers(host, port):
-            continue
-        if parts.scheme == "rediss" or host not in ("localhost", "127.0.0.1", "::1"):
-            sys.exit(f"{name}: no Redis server answers at {host}:{port}.")
-        print(f"{name}: no Redis server answers at {host}:{port}, so one is started.", flush=True)
-        command = [sys.executable, "-m", "dev.redis", str(port)]
-        started[port] = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    return list(started.values())
-{% endif %}
 
 
 def start_processes() -> SpawnProcess:

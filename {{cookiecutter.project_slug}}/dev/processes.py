@@ -3,29 +3,32 @@
 import os
 import shlex
 import signal
+import socket
 import sys
 from importlib import import_module
 from traceback import extract_tb
 
 from honcho.manager import Manager
 
-PORTS = {
-    "PORT": os.environ.get("PORT", "8000"),
+PORTS = {"PORT": os.environ.get("PORT", "8000")}
+PROCESSES = {"api": f"uvicorn app.main:app --port {PORTS['PORT']}"}
 {% if cookiecutter.use_celery %}
-    "FLOWER_PORT": os.environ.get("FLOWER_PORT", "5555"),
-{% endif %}
-}
-{% if cookiecutter.use_celery %}
+
 CELERY = "celery -A app.core.celery.celery_app"
+PORTS["FLOWER_PORT"] = os.environ.get("FLOWER_PORT", "5555")
+PROCESSES["worker"] = f"{CELERY} worker --loglevel=info"
+PROCESSES["beat"] = f"{CELERY} beat --loglevel=info"
+PROCESSES["flower"] = f"{CELERY} flower --port={PORTS['FLOWER_PORT']} --logging=error"
 {% endif %}
-PROCESSES = {
-    "api": f"uvicorn app.main:app --port {PORTS['PORT']}",
-{% if cookiecutter.use_celery %}
-    "worker": f"{CELERY} worker --loglevel=info",
-    "beat": f"{CELERY} beat --loglevel=info",
-    "flower": f"{CELERY} flower --port={PORTS['FLOWER_PORT']} --logging=error",
-{% endif %}
-}
+
+
+def answers(host: str, port: int) -> bool:
+    """Return whether a server listens at the address."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def run_processes() -> None:

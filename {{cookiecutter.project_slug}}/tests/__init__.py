@@ -2,15 +2,9 @@
 
 import os
 import secrets
-{% if cookiecutter.use_backup %}
-import tempfile
-{% endif %}
-
+{{ "import tempfile\n" if cookiecutter.use_backup }}
 {{ "from tests.servers import redis_url\n" if cookiecutter.use_redis }}from tests.servers.database import DATABASE_URL
 
-{% if cookiecutter.use_backup %}
-backups = tempfile.TemporaryDirectory()
-{% endif %}
 os.environ |= {
     "ENVIRONMENT": "development",
     "SECRET_KEY": secrets.token_hex(),
@@ -25,7 +19,8 @@ os.environ |= {
     "CELERY_RESULT_BACKEND": redis_url(2),
     "CELERY_WORKER_CONCURRENCY": "2",
 {% endif %}
-{% if cookiecutter.use_backup %}
-    "BACKUP_DIR": backups.name,
-{% endif %}
 }
+{% if cookiecutter.use_backup %}
+backups = tempfile.TemporaryDirectory()
+os.environ["BACKUP_DIR"] = backups.name
+{% endif %}

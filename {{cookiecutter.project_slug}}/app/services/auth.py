@@ -13,12 +13,9 @@ from sqlalchemy.orm import Session
 from app.core.config.settings import settings
 from app.core.security import DUMMY_HASH, create_access_token, hash_token, password_hasher, utc_now
 {% if cookiecutter.use_celery %}
-from app.jobs import cancel_job
+from app.jobs import delete_jobs
 {% endif %}
-from app.models import {{ "Job, " if cookiecutter.use_celery }}RefreshToken, User
-{% if cookiecutter.use_celery %}
-from app.models.job import RUNNING
-{% endif %}
+from app.models import RefreshToken, User
 
 log = structlog.get_logger(__name__)
 
@@ -85,23 +82,11 @@ def get_user(session: Session, email: str) -> User:
     return user
 
 
-{% if cookiecutter.use_celery %}
-def find_user(session: Session, token: str) -> User | None:
-    """Return the user of a refresh token, or None if its login has ended. The token stays valid."""
-    is_current = RefreshToken.used_at.is_(None), RefreshToken.expires_at > utc_now()
-    query = select(User).join(RefreshToken).where(RefreshToken.token_hash == hash_token(token))
-    return session.scalar(query.where(*is_current))
-
-
-{% endif %}
 def delete_user(session: Session, user: User) -> None:
     """Delete a user with their logins{{ " and jobs" if cookiecutter.use_celery }}."""
     log_out_everywhere(session, user)
 {% if cookiecutter.use_celery %}
-    is_own = Job.owner_id == user.id
-    for job_id in session.scalars(select(Job.id).where(is_own, Job.status.in_(RUNNING))).all():
-        cancel_job(session, job_id)
-    session.execute(delete(Job).where(is_own))
+    delete_jobs(session, owner_id=user.id)
 {% endif %}
     session.delete(user)
 

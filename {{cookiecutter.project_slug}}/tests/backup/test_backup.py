@@ -1,14 +1,8 @@
 """Backups of a real database: the way out, the way back, and what may go wrong."""
 
-{% if cookiecutter.database == "sqlite" %}
-import gzip
-{% endif %}
-import json
+{{ "import gzip\n" if cookiecutter.database == "sqlite" }}import json
 import os
-{% if cookiecutter.database != "sqlite" %}
-import shlex
-{% endif %}
-import stat
+{{ "import shlex\n" if cookiecutter.database != "sqlite" }}import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,10 +17,7 @@ import sqlalchemy as sa
 from app.backup import BackupError, InvalidBackupError, create_backup, database, files, operations
 from app.core.config.settings import PROJECT_ROOT, settings
 {{ "from app.tasks.backup_database_task import backup_database_task, verify_backup_task\n" if cookiecutter.use_celery }}from tests.backup.conftest import TEXTS, delete_all, read
-{% if cookiecutter.database == "mysql" %}
-from tests.servers import find_program
-{% endif %}
-
+{{ "from tests.servers import find_program\n" if cookiecutter.database == "mysql" }}
 # Stops in the middle of a backup.
 STOPPING = """
 import sys
