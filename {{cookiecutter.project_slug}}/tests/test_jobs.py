@@ -67,6 +67,7 @@ def test_unique_job_is_queued_once(clean_database: None, redis: None) -> None:
         ({"base": Task}, "bypasses JobTask"),
     ],
 )
+@pytest.mark.filterwarnings(r"ignore:\s+The 'priority'")
 def test_refuses_a_task_that_cannot_be_a_job(options: dict[str, Any], problem: str) -> None:
     declare: Any = celery_app.task(name=problem, **options)
     task = declare(count_jobs)
