@@ -268,9 +268,14 @@ class Stack:
 
         def ready() -> bool:
             assert self.processes["database"].poll() is None, self.log("database")
-            return listens(self.database_port)
+            if self.answers["database"] != "postgresql":
+                return listens(self.database_port)
+            # It listens before it has read its log.
+            program = find_program("pg_isready", install="apt install postgresql")
+            command = [program, "-q", "-h", "127.0.0.1", "-p", str(self.database_port)]
+            return subprocess.run(command, check=False).returncode == 0
 
-        wait_until(ready, 60, "the database server does not listen")
+        wait_until(ready, 60, "the database server is not ready")
 
     def stop_database(self) -> None:
         """Stop the database server without waiting for its clients."""
