@@ -229,9 +229,6 @@ def waiting_jobs(folder: Path) -> None:
         )
 
 
-# The API
-
-
 def main() -> None:
     """Run the sections that are named, or all."""
     sections = {f.__name__: f for f in (worker, jobs, waiting_jobs)}

@@ -94,8 +94,22 @@ def test_attempt_is_claimed_once(stack: Faults) -> None:
 
 def test_two_dispatchers_publish_each_job_once(stack: Faults) -> None:
     stack.ask("naps(['k%d' % n for n in range(500)], 0, 0.1)")  # Due when the race begins.
-    race(stack, "dispatch", count=2, rounds=1)
+    race(stack, "dispatch", count=2, rounds=2)
     assert stack.broker.llen(stack.queue) == 500
+
+
+def test_backlog_is_sent_in_batches_so_that_the_schedule_goes_on(stack: Faults) -> None:
+    backlog = "naps(['k%d' % n for n in range(450)], 0, 0.1)"
+    sizes: list[int] = []
+    stack.ask(backlog)
+    while sum(sizes) < 450:
+        sizes.append(stack.ask("dispatch(celery_app)"))
+    assert max(sizes) == 200
+    assert stack.broker.llen(stack.queue) == 450
+    stack.start_worker()
+    stack.start_beat()
+    stack.ask(backlog)
+    stack.all_succeed(900)
 
 
 @pytest.mark.parametrize("unique", [None, "key"])
