@@ -84,6 +84,9 @@ def main() -> None:
                 place, _, command = rest.partition(":")
                 commands[name] = (command, Path(place))
             ports = {name: serve(stack, name, *command) for name, command in commands.items()}
+            for name, port in ports.items():
+                refused = codes([load(stack, name, port, 1, REQUESTS["me"])])
+                assert refused == "none", f"{name}: {refused}"
             for label, request in REQUESTS.items():
                 names = [name for name in ports if label == "me" or name in ("Forge", "ten lines")]
                 for clients in arguments.clients:

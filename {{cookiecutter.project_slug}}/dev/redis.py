@@ -6,8 +6,6 @@ import subprocess
 import sys
 from urllib.parse import urlsplit
 
-from fakeredis import TcpFakeServer
-
 from dev.processes import answers
 
 SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
@@ -41,6 +39,8 @@ def main(port: str) -> None:
     if SERVER:
         options = ["--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"]
         os.execv(SERVER, [SERVER, "--port", port, *options])
+    from fakeredis import TcpFakeServer
+
     TcpFakeServer(("127.0.0.1", int(port)), server_type="redis").serve_forever()
 
 

@@ -19,7 +19,7 @@ from app.core.celery import celery_app, with_db_init
 from app.core.database import DATABASE_NOW, get_engine, session_scope
 from app.jobs import Job, cancel_job, enqueue, get_job, list_jobs, retry_job, run_schedule
 from app.jobs.publisher import database_time, message
-from app.jobs.scheduler import dispatch
+from app.jobs.scheduler import JobScheduler, dispatch
 from app.jobs.service import new_job
 from app.models import ScheduleState
 from app.tasks.example_task import send_notification
@@ -374,7 +374,7 @@ def change(job_id: str, **values: Any) -> None:
 
 
 names: dict[str, Any] = {"DATABASE_NOW": DATABASE_NOW, "dispatch": dispatch, "new_job": new_job}
-names |= {"list_jobs": list_jobs, "run_schedule": run_schedule}
+names |= {"list_jobs": list_jobs, "run_schedule": run_schedule, "JobScheduler": JobScheduler}
 
 
 def main() -> None:
