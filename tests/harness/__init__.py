@@ -3,6 +3,7 @@
 from tests.harness.bake import (
     BOOLEANS,
     DATABASES,
+    FULL,
     PROJECT,
     QUESTIONS,
     STANDARD,
@@ -37,6 +38,7 @@ from tests.harness.stack import ComposeStack, require_docker
 __all__ = [
     "BOOLEANS",
     "DATABASES",
+    "FULL",
     "PROJECT",
     "QUESTIONS",
     "STANDARD",

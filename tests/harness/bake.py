@@ -23,6 +23,9 @@ QUESTIONS: dict[str, Any] = {
 DATABASES: list[str] = QUESTIONS["database"]
 BOOLEANS = [name for name, value in QUESTIONS.items() if isinstance(value, bool)]
 
+# With FULL=1 in the environment faults are longer and more: once for each release.
+FULL = "FULL" in os.environ
+
 Answers = dict[str, str | bool]
 
 # What the tests start from, whatever a fork has for its own defaults.

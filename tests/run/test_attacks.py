@@ -18,8 +18,7 @@ import httpx
 import pytest
 
 from tests.conftest import Bake
-from tests.harness import DATABASES, Stack, log_in
-from tests.run.jobs.faults import FULL
+from tests.harness import DATABASES, FULL, Stack, log_in
 
 PASSWORD = "correct horse battery staple"
 # A refresh token was used longer ago than the grace allows.

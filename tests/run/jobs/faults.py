@@ -23,9 +23,6 @@ SERVERS = ("redis", "database")
 NOTIFICATION = {"user_id": "1", "message": "x"}
 Answer = tuple[int, float, str]
 
-# With FULL=1 in the environment faults are longer and more: once for each release.
-FULL = "FULL" in os.environ
-
 
 def bake_faults(folder: Path, database: str, slug: str = "faults") -> Path:
     """Return a new project with the tasks of ``fault_tasks.py``."""

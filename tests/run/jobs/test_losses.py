@@ -4,8 +4,8 @@ import signal
 import socket
 import time
 
-from tests.harness import log_in, wait_until
-from tests.run.jobs.faults import FULL, Faults
+from tests.harness import FULL, log_in, wait_until
+from tests.run.jobs.faults import Faults
 
 KILLS, JOBS = (25, 3_000) if FULL else (5, 300)
 SHORT = {"CELERY_TASK_SOFT_TIME_LIMIT": "4", "CELERY_TASK_TIME_LIMIT": "5"}

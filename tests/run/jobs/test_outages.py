@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, closing, contextmanager
 
 import pytest
 
-from tests.harness import wait_until
-from tests.run.jobs.faults import FULL, Faults, clients, frozen_redis, without_redis
+from tests.harness import FULL, wait_until
+from tests.run.jobs.faults import Faults, clients, frozen_redis, without_redis
 
 SECONDS = 30 if FULL else 8
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import project_environment, wait_until
+from tests.harness import FULL, project_environment, wait_until
 from tests.run.jobs.envelopes import malformed
-from tests.run.jobs.faults import FULL, Faults, bake_faults
+from tests.run.jobs.faults import Faults, bake_faults
 
 OPTIONS = ("--without-mingle", "--without-gossip")
 SHORT = {"CELERY_TASK_SOFT_TIME_LIMIT": "2", "CELERY_TASK_TIME_LIMIT": "3"}
