@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from tests.bake.conftest import Bakes, python_code, requirements
+from tests.bake.conftest import Bakes, mypy, python_code, requirements
 from tests.conftest import Bake
 from tests.harness import (
     Answers,
@@ -107,6 +107,19 @@ def test_ruff(project: Path, lint: list[str]) -> None:
     prefix = f"{project}/"
     found = [line.replace(prefix, "") for line in lint if prefix in line]
     assert not found, "\n".join(found)
+
+
+def test_types_of_files_that_look_alike(tools: Path, tmp_path: Path) -> None:
+    """One cache for all projects hides no error and invents none."""
+    found = {}
+    for name, value in {"right": "2.0", "wrong": "'a'", "right again": "3.0"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mypy.ini").write_text("[mypy]\nfiles = module.py\n")
+        (tmp_path / name / "module.py").write_text(f"number: float = {value}\n")
+        os.utime(tmp_path / name / "module.py", (0, 0))
+        found[name] = mypy(tools / "mypy", tmp_path / name, tmp_path / "cache")
+    assert found["right"] == found["right again"] == []
+    assert "module.py:1: error: Incompatible types" in found["wrong"][0]
 
 
 def test_types(project: Path, types: dict[str, Future[list[str]]]) -> None:
@@ -244,7 +257,7 @@ def test_combinations_that_differ_in_nothing_but_redis_with_celery_are_one(bakes
     different = [str(tree) for tree in projects.values()]
     assert len(set(different)) == len(projects)
     if len(bakes) == len(combinations()):
-        assert len(projects) * 4 == len(bakes) * 3  # 96 are 72
+        assert len(projects) * 4 == len(bakes) * 3  # With Celery, Redis is on.
 
 
 def test_its_own_record_gives_the_same_project(bakes: Bakes, tmp_path: Path) -> None:

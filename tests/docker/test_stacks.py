@@ -224,7 +224,7 @@ def test_a_job_runs_again_after_its_worker_was_killed(stack: ComposeStack) -> No
 @on_one
 def test_a_running_job_finishes_when_its_worker_is_stopped(stack: ComposeStack) -> None:
     user = stack.log_in()
-    [task] = stack.enqueue_work(user, seconds=20)
+    [task] = stack.enqueue_work(user, seconds=9)  # It has ten seconds to finish.
     wait_until(lambda: user.get(f"/task/{task}").json()["status"] == "STARTED")
     stack.compose("stop", "celery-worker")
     assert user.get(f"/task/{task}").json()["status"] == "SUCCESS"

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.harness import (
+    BOOLEANS,
     DATABASES,
     Stack,
     install,
@@ -20,7 +21,6 @@ from tests.harness import (
 )
 from tests.run.updates import PAGE, Forge, add_own_code, commit, git, page_blocks, solve
 
-ALL_OFF = ("use_celery", "use_redis", "use_backup", "use_docker", "use_monitoring")
 TABLES = (
     "from sqlalchemy import inspect; from app.core.database import get_engine;"
     "print(*inspect(get_engine()).get_table_names())"
@@ -107,7 +107,7 @@ def test_update_keeps_rows(forge: Forge, tmp_path: Path, database: str) -> None:
 
 def test_answers_switched_off_and_on(forge: Forge, tmp_path: Path) -> None:
     """A project that was born with everything keeps its .env, and nothing of the page fails."""
-    answers = dict.fromkeys(ALL_OFF, True)
+    answers = dict.fromkeys(BOOLEANS, True)
     project = forge.generate(tmp_path, forge.new, database="postgresql", **answers)
     install(project)
     commit(project, "uv.lock")
@@ -116,7 +116,7 @@ def test_answers_switched_off_and_on(forge: Forge, tmp_path: Path) -> None:
         log_in(stack.start_api("all on"), "ann@example.com")
         stack.stop("all on")
 
-        forge.update(project, *(word for name in ALL_OFF for word in ("--set", f"{name}=no")))
+        forge.update(project, *(word for name in BOOLEANS for word in ("--set", f"{name}=no")))
         migrate(stack)
         assert set(stack.python(TABLES).split()) == {"alembic_version", "users", "refresh_tokens"}
         assert "ann@example.com" in stack.run("python", "-m", "app.users", "list")
@@ -133,7 +133,7 @@ def test_answers_switched_off_and_on(forge: Forge, tmp_path: Path) -> None:
         run_job(api)
         run_suite(project, "tests/test_migrations.py", "tests/test_settings.py")
     recorded = json.loads((project / ".forge.json").read_text())["cookiecutter"]
-    assert [name for name in ALL_OFF if recorded[name]] == ["use_celery", "use_redis"]
+    assert [name for name in BOOLEANS if recorded[name]] == ["use_celery", "use_redis"]
     assert (project / ".env").read_bytes() == secrets
 
 
