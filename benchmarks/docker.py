@@ -112,7 +112,8 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         for database in DATABASES:
-            project = bake(Path(folder), project_slug=f"bench-{database}", database=database)
+            answers = {"database": database, "python_version": "3.13"}  # as the peers'
+            project = bake(Path(folder), project_slug=f"bench-{database}", **answers)
             lines.append(measure(Project(f"Forge, {database}", project), is_forge=True))
         for text in sys.argv[1:]:
             name, _, rest = text.partition("=")
