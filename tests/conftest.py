@@ -14,6 +14,11 @@ from tests.harness import STANDARD, TEMPLATE, install
 Bake = Callable[..., Path]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The short tests come last, so that no process waits for a long one at the end."""
+    items.sort(key=lambda item: item.path.is_relative_to(TEMPLATE / "tests/bake"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def template_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Jinja compiles each file of the template once."""

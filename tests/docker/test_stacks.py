@@ -127,7 +127,7 @@ def test_a_job_runs(stack: ComposeStack) -> None:
     user = stack.log_in()
     queued = user.post("/notify?user_id=1&message=hello")
     assert queued.status_code == 202
-    task = wait_for_task(user, queued.json()["task_id"])
+    task = wait_for_task(user, queued.json()["task_id"], 20)
     assert task["result"] == {"status": "sent", "user_id": 1}
 
 
@@ -156,11 +156,11 @@ def test_flower_shows_how_many_messages_wait(stack: ComposeStack) -> None:
         queues = httpx.get(url, auth=auth).json()["active_queues"]
         return {queue["name"]: int(queue["messages"]) for queue in queues}["celery"]
 
-    wait_until(lambda: waiting() >= 3)
+    wait_until(lambda: waiting() >= 3, 20)
     stack.compose("start", "celery-worker", "celery-beat")
     for task in tasks:
         wait_for_task(user, task, 60)
-    wait_until(lambda: waiting() == 0)
+    wait_until(lambda: waiting() == 0, 20)
     stack.wait_for_health("healthy", "celery-worker", "celery-beat")
 
 
@@ -214,18 +214,18 @@ def test_dump_before_an_upgrade(stack: ComposeStack) -> None:
 @on("postgresql")
 def test_a_job_runs_again_after_its_worker_was_killed(stack: ComposeStack) -> None:
     user = stack.log_in()
-    [task] = stack.enqueue_work(user, seconds=20)
-    wait_until(lambda: user.get(f"/task/{task}").json()["status"] == "STARTED")
+    [task] = stack.enqueue_work(user, seconds=10)
+    wait_until(lambda: user.get(f"/task/{task}").json()["status"] == "STARTED", 20)
     stack.compose("kill", "--signal=KILL", "celery-worker")
     stack.compose("up", "-d", "--no-recreate", "celery-worker")
-    assert wait_for_task(user, task, 120)["status"] == "SUCCESS"
+    assert wait_for_task(user, task, 60)["status"] == "SUCCESS"
 
 
 @on_one
 def test_a_running_job_finishes_when_its_worker_is_stopped(stack: ComposeStack) -> None:
     user = stack.log_in()
     [task] = stack.enqueue_work(user, seconds=9)  # It has ten seconds to finish.
-    wait_until(lambda: user.get(f"/task/{task}").json()["status"] == "STARTED")
+    wait_until(lambda: user.get(f"/task/{task}").json()["status"] == "STARTED", 20)
     stack.compose("stop", "celery-worker")
     assert user.get(f"/task/{task}").json()["status"] == "SUCCESS"
     [container] = stack.containers("celery-worker")
@@ -288,7 +288,7 @@ def test_workers_and_beat_without_redis_are_unhealthy(stack: ComposeStack) -> No
 def test_the_database_may_be_down_for_a_while(stack: ComposeStack) -> None:
     user = stack.log_in()
     stack.compose("stop", "db")
-    wait_until(lambda: user.get("/health/ready").status_code == 503)
+    wait_until(lambda: user.get("/health/ready").status_code == 503, 20)
     assert user.get("/health/live").status_code == 200
     stack.compose("start", "db")
     stack.wait_for_health("healthy", "db")
